@@ -1,0 +1,31 @@
+"""From reference points and offsets to the places where the operator reads."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def sampling_locations(
+    reference_points: Tensor, sampling_offsets: Tensor, spatial_shapes: Tensor | Sequence[Sequence[int]]
+) -> Tensor:
+    """Where each query reads, in [0, 1] of the padded map (unbounded: an offset may lead outside).
+
+    reference_points (B, Q, L, 2 | 4), sampling_offsets (B, Q, M, L, P, 2), spatial_shapes (L, 2) as (h, w)
+    -> (B, Q, M, L, P, 2) as (x, y).
+
+    A point (x, y) counts offsets in cells of the level it looks into: they are divided by (w, h). A box
+    (cx, cy, w, h) counts them in half box sides, and one part for each point, so that the star of P rings at
+    initialisation ends on the border of the box (paper, appendix A.4).
+    """
+    box_size = reference_points.shape[-1]
+    if box_size not in (2, 4):
+        raise ValueError(f"reference_points must end in 2 (x, y) or 4 (cx, cy, w, h); got {tuple(reference_points.shape)}")
+    centres = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
+    if box_size == 2:
+        if not isinstance(spatial_shapes, Tensor):
+            spatial_shapes = sampling_offsets.new_tensor(spatial_shapes)
+        width_height = spatial_shapes.to(sampling_offsets).flip(-1)  # (L, 2): (h, w) -> (w, h)
+        return centres + sampling_offsets / width_height[:, None]
+    num_points = sampling_offsets.shape[4]
+    half_sizes = reference_points[:, :, None, :, None, 2:] * 0.5
+    return centres + sampling_offsets / num_points * half_sizes
