@@ -1,6 +1,6 @@
 """Pages are written as text (notebooks/src, jupytext's percent format) and executed into notebooks.
 
-    python -m ddetr.course.pages --out build/notebooks [PAGE ...]
+python -m ddetr.course.pages --out build/notebooks [PAGE ...]
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Run every cell, from `folder`; returns the page with its outputs. CellExecutionError if one fails."""
     client = NotebookClient(
         page, timeout=BUDGET_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
-        record_timing=False,
+        record_timing=False, extra_arguments=["--log-level=40"],  # errors only
     )  # fmt: skip
     return client.execute()
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,16 @@ LEVEL_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 """One colour for each level, fine to coarse, throughout the series; told apart by colour-blind readers."""
 
 PIPELINE = ("backbone", "neck", "multi_scale", "encoder", "pre_decoder", "decoder", "heads", "detections")
+
+
+class Figure(MatplotlibFigure):
+    """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        # No software version in the file: the same figure gives the same bytes.
+        self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        return buffer.getvalue()
 
 
 def pipeline_map(lit: Sequence[str] = ()) -> Figure:
@@ -55,7 +66,9 @@ def token_counts(level_sizes: Sequence[tuple[int, int]]) -> Figure:
     axes = figure.subplots()
     start = 0
     for level, (h, w) in enumerate(level_sizes):
-        axes.barh(0, h * w, left=start, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level}: {h} x {w}")
+        axes.barh(
+            0, h * w, left=start, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level}: {h} x {w}"
+        )
         start += h * w
     axes.set(xlim=(0, start), yticks=[])
     axes.set_xlabel("token index (0 to S)", fontsize=8)

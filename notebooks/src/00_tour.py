@@ -26,7 +26,10 @@ from ddetr.viz import figures
 torch.manual_seed(0)
 model = build_model("r50").eval()
 millions = sum(p.numel() for p in model.parameters()) / 1e6
-print(f"device cpu · operator {choose_backend()} · weights fresh, r50 ({millions:.1f} M) · data matplotlib's photo")
+device = model.flatten.level_embed.device
+print(
+    f"device {device} · operator {choose_backend()} · weights fresh, r50 ({millions:.1f} M) · data matplotlib's photo"
+)
 
 # %% [markdown]
 # These weights have learnt nothing yet, so the boxes at the end will be noise. Shapes do not care, and this page is
@@ -176,7 +179,7 @@ wide = normalize_image(portrait.crop((0, 100, 512, 407)).resize((640, 384)))
 pair = model.trace([image, wide])
 batch, mask = pair["pre_transformer.images"], pair["pre_transformer.mask"]
 assert batch.shape == (2, 3, 480, 640)  # the larger height, the larger width
-assert batch[1].masked_select(mask[1]).abs().max() == 0  # padding is zero ...
+assert batch[1].masked_select(mask[1]).abs().max() == 0  # padding is zero
 display(figures.show_images(list(batch), ["first image", "second image"]))
 
 # %% [markdown]
@@ -219,12 +222,12 @@ else:
 try:
     model([torch.zeros(3, 480, 546, dtype=torch.uint8)])
 except ValueError as error:
-    print(error)
+    print(*str(error).split(". "), sep="\n")
 
 # %% [markdown]
 # ## Take with you
 #
-# * Pixels become three maps, four maps, one sequence; from there on every stage keeps its shape.
+# * Pixels become three maps, four maps, one sequence of tokens. The encoder keeps its shape.
 # * A token looks at 128 places, whatever the size of the image.
 # * 300 queries each end as a row of scores and a box; the best 100 pairs are the answer.
 #
