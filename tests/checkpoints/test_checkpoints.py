@@ -174,3 +174,11 @@ def test_written_files_have_ordinary_permissions(tmp_path):
         temporary.write_text("x")
     (tmp_path / "b").write_text("x")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
+
+
+@pytest.mark.parametrize(("reference", "label"), [("official", 17), ("mmdet", 15)])
+def test_labels_of_the_references_weights_mean_cocos_categories(tmp_path, reference, label):
+    torch.save({"state_dict": golden.state_dict(reference, "base")}, tmp_path / "w.pth")
+    model = load_pretrained(tmp_path / "w.pth")
+    assert len(model.categories) == model.config.num_classes
+    assert model.categories[label] == {"id": 17, "name": "cat"}
