@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddetr import build_model
+from ddetr import build_model, load_pretrained
 from ddetr.checkpoints import infer_config, load_into
 
 transformers = pytest.importorskip("transformers")
@@ -100,6 +100,18 @@ def test_the_config_is_read_off_the_shapes(variant):
     if variant == "two_stage":
         wanted = wanted.replace(num_queries=300)  # no shape tells how many proposals are kept
     assert inferred == wanted
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_folder_that_transformers_wrote(variant, tmp_path):
+    hf = hf_model(variant)
+    hf.save_pretrained(tmp_path)
+    # Neither the number of proposals nor tied heads show in the shapes.
+    overrides = {"num_queries": SMALL["num_queries"], "box_refine": variant in ("refine", "two_stage")}
+    ours = load_pretrained(tmp_path, **overrides)
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.forward_raw(images).pred_logits, hf(images).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_names_of_files_on_the_hub_are_known_too():
