@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def bilinear_sample(image: Tensor, x: float, y: float) -> Tensor:
+def bilinear_sample(image: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
     """Read `image` (h, w, D) at the continuous place (x, y), in cells; returns (D,).
 
     Cell (row, column) covers [column, column + 1) x [row, row + 1), so its value sits at its centre, half a cell
@@ -44,8 +44,7 @@ def ms_deform_attn_loop(
     """Sum the values found at the sampling locations, each times its weight (paper, equation 3).
 
     value (B, S, M, D), sampling_locations (B, Q, M, L, P, 2) as (x, y) in [0, 1] of the padded map, attention_weights
-    (B, Q, M, L, P) -> (B, Q, M * D). Differentiable in `value` and `attention_weights`; the coordinates are read as
-    plain numbers, so no gradient reaches `sampling_locations`.
+    (B, Q, M, L, P) -> (B, Q, M * D). Differentiable, any number of times, in all three.
     """
     B, _, M, D = value.shape
     _, Q, _, L, P, _ = sampling_locations.shape
@@ -58,7 +57,7 @@ def ms_deform_attn_loop(
                 for level, (h, w) in enumerate(level_sizes):
                     image = maps[level][b, :, m].reshape(h, w, D)
                     for p in range(P):
-                        x, y = sampling_locations[b, q, m, level, p].tolist()
+                        x, y = sampling_locations[b, q, m, level, p]
                         sample = bilinear_sample(image, x * w, y * h)
                         total = total + attention_weights[b, q, m, level, p] * sample
                 rows.append(total)
