@@ -14,6 +14,18 @@
 
 namespace ddetr {
 
+// Sums of half-precision numbers are kept in float.
+template <typename scalar_t>
+struct Accumulate {
+  using type = float;
+};
+template <>
+struct Accumulate<double> {
+  using type = double;
+};
+template <typename scalar_t>
+using acc_type = typename Accumulate<scalar_t>::type;
+
 // One feature map: its size in cells and the index of its first token.
 struct Level {
   int32_t h, w, start;
@@ -65,6 +77,16 @@ DDETR_HOST_DEVICE Corners<T> locate(T x, T y, T h, T w) {
   return {static_cast<int32_t>(top), static_cast<int32_t>(left), x - left, y - top, inside};
 }
 
+// Where the points are and what they weigh. Without reference points, `coordinates` are locations in [0, 1] and
+// `weights` are used as they are; with them, `coordinates` are offsets and `weights` are logits.
+template <typename T>
+struct Sampling {
+  const T* reference_points;  // (B, Q, L, 2 | 4) or null
+  int64_t reference_size;     // 2 or 4; 0 without reference points
+  const T* coordinates;       // (B, Q, M, L, P, 2)
+  const T* weights;           // (B, Q, M, L, P)
+};
+
 // How a level's coordinates become cells: cell = shift + scale * coordinate.
 template <typename T>
 struct Axis {
@@ -87,6 +109,21 @@ DDETR_HOST_DEVICE Axis<T> axis_of_point(T centre, T size) {
 template <typename T>
 DDETR_HOST_DEVICE Axis<T> axis_of_box(T centre, T side, T size, T num_points) {
   return {centre * size - T(0.5), side * size / (2 * num_points)};
+}
+
+template <typename T>
+struct Axes {
+  Axis<T> x, y;
+};
+
+// The axes of one level for one query; query_level counts (b, q, l).
+template <typename T>
+DDETR_HOST_DEVICE Axes<T> axes_of(const Sampling<T>& sampling, int64_t query_level, const Level& level, T num_points) {
+  const T w = level.w, h = level.h;
+  if (sampling.reference_size == 0) return {axis_of_locations(w), axis_of_locations(h)};
+  const T* point = sampling.reference_points + query_level * sampling.reference_size;
+  if (sampling.reference_size == 2) return {axis_of_point(point[0], w), axis_of_point(point[1], h)};
+  return {axis_of_box(point[0], point[2], w, num_points), axis_of_box(point[1], point[3], h, num_points)};
 }
 
 }  // namespace ddetr

@@ -112,8 +112,8 @@ void backward_slice(const Sizes& sizes, const scalar_t* grad_out, const scalar_t
     const int64_t queries = std::min(block, sizes.Q - first);
     const auto at = [&](int64_t q) { return (((b * sizes.Q + first + q) * sizes.M + m) * sizes.L() + l) * P; };
     for (int64_t q = 0; q < queries; ++q) {
-      const auto [x, y] = axes_of(sizes, sampling, b * sizes.Q + first + q, l);
-      points.set_axes(q * P, P, x, y);
+      const int64_t query = b * sizes.Q + first + q;
+      points.set_axes(q * P, P, axes_of<acc_t>(sampling, query * sizes.L() + l, sizes.levels[l], P));
       std::copy_n(sampling.coordinates + 2 * at(q), 2 * P, coordinates + 2 * q * P);
       std::copy_n(grad_weights + at(q), P, weights + q * P);
     }

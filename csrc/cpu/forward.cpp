@@ -80,8 +80,8 @@ void forward_cpu(const Sizes& sizes, const scalar_t* value, const Sampling<acc_t
     for (int64_t query = begin; query < end; ++query) {
       if (fused || query == begin) {
         for (int64_t l = 0; l < sizes.L(); ++l) {
-          const auto [x, y] = axes_of(sizes, sampling, query, l);
-          points.set_axes(l * sizes.P, sizes.P, x, y);
+          points.set_axes(l * sizes.P, sizes.P,
+                          axes_of<acc_t>(sampling, query * sizes.L() + l, sizes.levels[l], sizes.P));
         }
       }
       const scalar_t* image = value + query / sizes.Q * sizes.S * token_stride;

@@ -62,11 +62,11 @@ struct Points {
     std::fill_n(start + first, count, level.start);
   }
 
-  void set_axes(int64_t first, int64_t count, Axis<acc_t> x, Axis<acc_t> y) {
-    std::fill_n(shift_x + first, count, x.shift);
-    std::fill_n(scale_x + first, count, x.scale);
-    std::fill_n(shift_y + first, count, y.shift);
-    std::fill_n(scale_y + first, count, y.scale);
+  void set_axes(int64_t first, int64_t count, const Axes<acc_t>& axes) {
+    std::fill_n(shift_x + first, count, axes.x.shift);
+    std::fill_n(scale_x + first, count, axes.x.scale);
+    std::fill_n(shift_y + first, count, axes.y.shift);
+    std::fill_n(scale_y + first, count, axes.y.scale);
   }
 
   // Place n points from their coordinates (x, y), and share each one's weight among its corners.
@@ -96,17 +96,5 @@ struct Points {
  private:
   Arena arena_;
 };
-
-// The two axes of one level for one query.
-template <typename acc_t>
-inline std::pair<Axis<acc_t>, Axis<acc_t>> axes_of(const Sizes& sizes, const Sampling<acc_t>& sampling, int64_t query,
-                                                   int64_t level) {
-  const acc_t w = sizes.levels[level].w, h = sizes.levels[level].h;
-  if (sampling.reference_size == 0) return {axis_of_locations(w), axis_of_locations(h)};
-  const acc_t* centre = sampling.reference_points + (query * sizes.L() + level) * sampling.reference_size;
-  if (sampling.reference_size == 2) return {axis_of_point(centre[0], w), axis_of_point(centre[1], h)};
-  const acc_t num_points = sizes.P;
-  return {axis_of_box(centre[0], centre[2], w, num_points), axis_of_box(centre[1], centre[3], h, num_points)};
-}
 
 }  // namespace ddetr

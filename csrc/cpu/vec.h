@@ -8,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "../geometry.h"
+
 #if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -21,18 +23,6 @@ constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;  // SSE2, NEON, or what the compiler makes of it
 #endif
-
-// Sums of half-precision numbers are kept in float.
-template <typename scalar_t>
-struct Accumulate {
-  using type = float;
-};
-template <>
-struct Accumulate<double> {
-  using type = double;
-};
-template <typename scalar_t>
-using acc_type = typename Accumulate<scalar_t>::type;
 
 template <typename T, int N>
 struct VecOf {

@@ -74,7 +74,7 @@ def _run(command: list[str]) -> float:
     if result.returncode:
         log = _private_cache() / "build.log"
         log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
-        errors = [line for line in result.stderr.splitlines() if "error" in line.lower()] or ["it did not say why"]
+        errors = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line] or ["it did not say why"]
         raise BuildError(f"{Path(command[0]).name} failed: {errors[0].strip()[:200]} (all it said is in {log})")
     return time.monotonic() - started
 
@@ -113,11 +113,9 @@ def _nvidia_wheels() -> list[Path]:
 
 
 def _include_flags(kind: str) -> list[str]:
-    from torch.utils.cpp_extension import include_paths
-
-    flags = [f"-I{path}" for path in include_paths("cpu")]
+    flags = ["-isystem", str(Path(torch.__file__).parent / "include")]
     if kind == "cuda":
-        flags += [f"-I{home / 'include'}" for home in _nvidia_wheels()]
+        flags += [part for home in _nvidia_wheels() for part in ("-isystem", str(home / "include"))]
     return flags
 
 

@@ -21,7 +21,7 @@ def bilinear_sample(image: Tensor, x: float | Tensor, y: float | Tensor) -> Tens
     # `not (a < b)` rather than `a >= b`: every comparison with NaN is false, so NaN lands outside as well.
     if not (-0.5 < x < w + 0.5 and -0.5 < y < h + 0.5):
         return out
-    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    left, top = _floor(x - 0.5), _floor(y - 0.5)
     dx, dy = x - 0.5 - left, y - 0.5 - top
     corners = (
         (top, left, (1 - dy) * (1 - dx)),
@@ -33,6 +33,10 @@ def bilinear_sample(image: Tensor, x: float | Tensor, y: float | Tensor) -> Tens
         if 0 <= row < h and 0 <= column < w:
             out = out + weight * image[row, column]
     return out
+
+
+def _floor(x: float | Tensor) -> int:
+    return math.floor(x.item() if isinstance(x, Tensor) else x)
 
 
 def ms_deform_attn_loop(
