@@ -1,0 +1,19 @@
+"""Reading and writing weights: ours, the official code's, mmdetection's and Hugging Face's."""
+
+from .loading import LoadReport, change_num_classes, infer_config, load_into, load_pretrained
+from .reading import Checkpoint, CheckpointError, read_checkpoint
+from .saving import replacing, save_model, save_training_state
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "LoadReport",
+    "change_num_classes",
+    "infer_config",
+    "load_into",
+    "load_pretrained",
+    "read_checkpoint",
+    "replacing",
+    "save_model",
+    "save_training_state",
+]

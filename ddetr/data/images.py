@@ -1,0 +1,131 @@
+"""Image files of every kind, as a person would see them: upright, eight bits, red, green and blue."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class DataError(ValueError):
+    """A picture or an annotation file that cannot be used; says which and why."""
+
+
+class Orientation(NamedTuple):
+    """How a file's pixels were turned to stand upright: transpose first, then mirror, as EXIF's tag 0x0112 says."""
+
+    transpose: bool = False
+    mirror_x: bool = False
+    mirror_y: bool = False
+
+    def apply(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boxes (N, 4) xyxy of the file's pixels -> of the upright picture, whose (h, w) is `size`."""
+        if self.transpose:
+            boxes = boxes[:, [1, 0, 3, 2]]
+        return self._mirror(boxes, size)
+
+    def undo(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """The reverse of `apply`; `size` is the upright picture's (h, w) as well."""
+        boxes = self._mirror(boxes, size)
+        return boxes[:, [1, 0, 3, 2]] if self.transpose else boxes
+
+    def _mirror(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        h, w = size
+        x1, y1, x2, y2 = boxes.unbind(1)
+        if self.mirror_x:
+            x1, x2 = w - x2, w - x1
+        if self.mirror_y:
+            y1, y2 = h - y2, h - y1
+        return torch.stack([x1, y1, x2, y2], dim=1)
+
+
+UPRIGHT = Orientation()
+_EXIF_ORIENTATIONS = {
+    2: Orientation(mirror_x=True),
+    3: Orientation(mirror_x=True, mirror_y=True),
+    4: Orientation(mirror_y=True),
+    5: Orientation(transpose=True),
+    6: Orientation(transpose=True, mirror_x=True),
+    7: Orientation(transpose=True, mirror_x=True, mirror_y=True),
+    8: Orientation(transpose=True, mirror_y=True),
+}
+_ORIENTATION_TAG = 0x0112
+
+
+def read_image(path: str | Path) -> tuple[Image.Image, Orientation]:
+    """Read a picture as upright 8-bit RGB, and say how it was turned.
+
+    Greyscale, palette, CMYK, 16-bit and transparent pictures (on white) are converted.
+
+    Raises:
+        DataError: the file is missing, not a picture, truncated, or would unpack to an absurd size. Names the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; real damage raises
+            with Image.open(path) as file:
+                orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG), UPRIGHT)
+                return _to_rgb(ImageOps.exif_transpose(file)), orientation
+    except FileNotFoundError:
+        raise DataError(f"image file {path} is missing") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"image file {path} would unpack to an absurd size and was not opened: {error}") from error
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError) as error:
+        raise DataError(f"image file {path} cannot be read ({type(error).__name__}: {error}): damaged, or no picture") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip at 255
+        pixels = np.asarray(image, dtype=np.float64)
+        scale = 257 if pixels.max(initial=0) > 255 else 1
+        return Image.fromarray((pixels / scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        pixels = np.nan_to_num(np.asarray(image))
+        scale = 255 if pixels.max(initial=0) <= 1 else 1
+        return Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def normalize_image(image: Image.Image | np.ndarray | Tensor) -> Tensor:
+    """A picture as the model takes it: (3, H, W) float32, normalised with ImageNet's mean and deviation.
+
+    Takes a PIL image, an array (H, W, 3) of 8-bit values, or a tensor (3, H, W) of 8-bit values or floats in [0, 1].
+
+    Raises:
+        ValueError: another shape or dtype, or floats outside [0, 1].
+    """
+    if isinstance(image, Image.Image):
+        tensor = F.pil_to_tensor(_to_rgb(ImageOps.exif_transpose(image)))
+    elif isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(f"an array must be (H, W, 3) of uint8; got {image.shape} of {image.dtype}")
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    else:
+        tensor = image
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise ValueError(f"a tensor must be (3, H, W), channels first; got {tuple(tensor.shape)}")
+    if tensor.is_floating_point():
+        if tensor.numel() and not (tensor.min() >= 0 and tensor.max() <= 1):
+            raise ValueError(f"float pixels must be in [0, 1]; got {tensor.min():.3g} to {tensor.max():.3g}")
+    elif tensor.dtype != torch.uint8:
+        raise ValueError(f"pixels must be uint8 or floats in [0, 1]; got {tensor.dtype}")
+    return F.normalize(F.to_dtype(tensor, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+def denormalize_image(image: Tensor) -> Tensor:
+    """The reverse of `normalize_image`: (3, H, W) float -> (3, H, W) uint8."""
+    mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return ((image.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)

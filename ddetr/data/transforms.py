@@ -1,0 +1,110 @@
+"""Augmentation and resizing, on torchvision.transforms.v2: boxes follow the image by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from .images import normalize_image
+
+Sample = tuple[Tensor, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """Sizes in pixels of the shorter side; the longer is at most `max_size`, the aspect ratio is kept."""
+
+    train_sizes: tuple[int, ...]
+    test_size: int
+    max_size: int
+
+    @classmethod
+    def around(cls, test_size: int) -> Resolution:
+        """Sizes in the paper's proportions (480 to 800 and 1333 for 800) for another `test_size`."""
+        sizes = tuple(round(test_size * fraction / 25) for fraction in range(15, 26))
+        return cls(sizes, test_size, round(test_size * 5 / 3))
+
+
+PAPER_RESOLUTION = Resolution(tuple(range(480, 801, 32)), 800, 1333)
+TINY_RESOLUTION = Resolution.around(256)
+
+
+def default_resolution(preset: str) -> Resolution:
+    """What a preset is trained and tested at: the tiny ones at about 256 pixels, the others at the paper's 800."""
+    return TINY_RESOLUTION if preset.startswith("tiny") else PAPER_RESOLUTION
+
+
+class ResizeShortest(v2.RandomShortestSize):
+    """torchvision's resize of the shorter side to one of `min_size`, for pictures as thin as one pixel too."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The new (h, w): at least one pixel each."""
+        params = super().make_params(flat_inputs)
+        return {**params, "size": tuple(max(1, side) for side in params["size"])}
+
+
+class RandomSizeCrop(v2.Transform):
+    """Cut out a window whose sides are drawn, each on its own, between `min_size` and `max_size` pixels (DETR, A.4)."""
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        super().__init__()
+        self.min_size, self.max_size = min_size, max_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Where to cut: top, left, height, width."""
+        H, W = F.get_size(flat_inputs[0])
+        h, w = (self._draw(side) for side in (H, W))
+        return {"top": _randint(0, H - h), "left": _randint(0, W - w), "height": h, "width": w}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut an image or boxes; boxes are clipped to the window."""
+        return self._call_kernel(F.crop, inpt, **params)
+
+    def _draw(self, side: int) -> int:
+        return _randint(min(self.min_size, side), min(self.max_size, side))
+
+
+def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
+    """The paper's augmentation: flip, then a resize, or a resize, a crop and another resize, each half of the time."""
+    resize = ResizeShortest(list(resolution.train_sizes), resolution.max_size)
+    scale = resolution.test_size / 800
+    before_crop = ResizeShortest([round(size * scale) for size in (400, 500, 600)])
+    crop = RandomSizeCrop(round(384 * scale), round(600 * scale))
+    return v2.Compose(
+        [
+            v2.RandomHorizontalFlip(),
+            v2.RandomChoice([resize, v2.Compose([before_crop, crop, resize])]),
+            _Finish(),
+        ]
+    )
+
+
+def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
+    """One resize of the shorter side, nothing drawn."""
+    return v2.Compose([ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
+
+
+class _Finish(torch.nn.Module):
+    """Normalise the image, and drop the boxes that a crop left without area, with their labels."""
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> Sample:
+        boxes = target["boxes"].as_subclass(Tensor)
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        target = {**target, "boxes": boxes[keep], "labels": target["labels"][keep]}
+        return normalize_image(image.as_subclass(Tensor)), target
+
+
+def _randint(low: int, high: int) -> int:
+    return int(torch.randint(low, high + 1, ()))
+
+
+def as_boxes(boxes: Tensor, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
+    """Boxes (N, 4) xyxy pixels of an image of `size` (h, w), in the form that transforms recognise."""
+    return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)

@@ -1,0 +1,69 @@
+"""Which images each step sees. Everything drawn depends on the seed and the step alone, so a run can go on anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..data import collate
+
+
+class StepBatches:
+    """A batch sampler that starts at any step: each epoch is a new order of all images, the last batch may be short."""
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, first_step: int, last_step: int | None) -> None:
+        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
+        self.first_step, self.last_step = first_step, last_step
+        self.per_epoch = math.ceil(num_images / batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Batches of (epoch, index)."""
+        step, order, ordered_epoch = self.first_step, torch.empty(0), -1
+        while self.last_step is None or step < self.last_step:
+            epoch, batch = divmod(step, self.per_epoch)
+            if epoch != ordered_epoch:
+                generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
+                order, ordered_epoch = torch.randperm(self.num_images, generator=generator), epoch
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(epoch, index) for index in chosen.tolist()]
+            step += 1
+
+
+class SeededDataset(Dataset):
+    """Draws an image's augmentation from (seed, epoch, index), in whichever process it is loaded."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix_seed(self.seed, epoch, index))
+            return self.dataset[index]
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 63-bit seed from several numbers, in which neighbours have nothing in common (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return state >> 1
+
+
+def train_loader(
+    dataset: Dataset, batch_size: int, seed: int, workers: int, first_step: int, last_step: int | None
+) -> DataLoader:
+    """Batches (images, targets) of the steps from `first_step` on; endless if `last_step` is None."""
+    return DataLoader(
+        SeededDataset(dataset, seed),
+        batch_sampler=StepBatches(len(dataset), batch_size, seed, first_step, last_step),
+        collate_fn=collate,
+        num_workers=workers,
+    )

@@ -1,0 +1,78 @@
+"""The losses: focal, L1 and GIoU, at every decoder layer, and once for the encoder's proposals."""
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..config import DeformableDETRConfig
+from .boxes import cxcywh_to_xyxy, generalized_iou
+from .matcher import HungarianMatcher, Match, Target
+
+
+def sigmoid_focal_loss(logits: Tensor, onehot: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Focal loss of each logit, same shape, not reduced (Focal loss, equation 5)."""
+    p = logits.sigmoid()
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, onehot, reduction="none")
+    p_wrong = p * (1 - onehot) + (1 - p) * onehot
+    return (alpha * onehot + (1 - alpha) * (1 - onehot)) * p_wrong**gamma * cross_entropy
+
+
+class Criterion(nn.Module):
+    """Matches and scores every prediction of a model (DETR, section 3.1; paper, appendix A.4).
+
+    Each layer is matched on its own, and every loss is divided by the number of objects in the batch, averaged over
+    the ranks of a distributed run and at least 1.
+    """
+
+    def __init__(self, config: DeformableDETRConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.matcher = HungarianMatcher(config)
+
+    def forward(self, output, targets: list[Target]) -> dict[str, Tensor]:
+        """output: a `DetrOutput` -> weighted losses; their sum is what to call backward on.
+
+        `loss_class`, `loss_bbox`, `loss_giou` of the last layer, `..._0`, `..._1` of the earlier ones (with
+        `aux_loss`), `..._enc` of the encoder's proposals (two-stage, where every object has the label 0).
+        """
+        num_boxes = self.num_boxes(targets, output.pred_logits.device)
+        losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, num_boxes)
+        if self.config.aux_loss:
+            for n, (logits, boxes) in enumerate(output.aux):
+                losses |= self.layer_losses(logits, boxes, targets, num_boxes, suffix=f"_{n}")
+        if output.enc_logits is not None:
+            as_objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
+            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, as_objects, num_boxes, suffix="_enc")
+        return losses
+
+    def num_boxes(self, targets: list[Target], device: torch.device) -> Tensor:
+        """The number of objects in the batch, averaged over ranks, at least 1; a scalar."""
+        count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(count)
+            count = count / dist.get_world_size()
+        return count.clamp(min=1)
+
+    def layer_losses(
+        self, logits: Tensor, boxes: Tensor, targets: list[Target], num_boxes: Tensor, suffix: str = ""
+    ) -> dict[str, Tensor]:
+        """Match one layer's logits (B, Q, K) and boxes (B, Q, 4), and score them."""
+        logits, boxes = logits.float(), boxes.float()
+        matches = self.matcher(logits, boxes, targets)
+        matched = torch.cat([boxes[b, match.query] for b, match in enumerate(matches)])
+        wanted = torch.cat([target.boxes[match.target] for target, match in zip(targets, matches, strict=True)]).float()
+        giou = generalized_iou(cxcywh_to_xyxy(matched), cxcywh_to_xyxy(wanted))
+        c = self.config
+        return {
+            f"loss_class{suffix}": c.class_weight * self.class_loss(logits, targets, matches) / num_boxes,
+            f"loss_bbox{suffix}": c.bbox_weight * (matched - wanted).abs().sum() / num_boxes,
+            f"loss_giou{suffix}": c.giou_weight * (1 - giou).sum() / num_boxes,
+        }
+
+    def class_loss(self, logits: Tensor, targets: list[Target], matches: list[Match]) -> Tensor:
+        """Focal loss summed over every query and class: an unmatched query should say no to all classes."""
+        onehot = torch.zeros_like(logits)
+        for b, (target, match) in enumerate(zip(targets, matches, strict=True)):
+            onehot[b, match.query, target.labels[match.target]] = 1
+        return sigmoid_focal_loss(logits, onehot, self.config.focal_alpha, self.config.focal_gamma).sum()
