@@ -19,7 +19,9 @@ def did_you_mean(name: str, choices: list[str] | tuple[str, ...]) -> str:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}; got {value!r}{did_you_mean(str(value), choices)}")
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}; got {value!r}{did_you_mean(str(value), choices)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class DeformableDETRConfig:
     max_detections: int = 100
     clip_boxes: bool = False
 
+    # what the weights are made for; the model itself takes images of any size
+    test_size: int = 800
+    """Shorter side in pixels of the images at test time; the longer is at most 5/3 of it."""
+
     # losses; the matching costs are the same numbers
     class_weight: float = 2.0
     bbox_weight: float = 5.0
@@ -97,14 +103,16 @@ class DeformableDETRConfig:
         _check_choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
         for name in (
             "num_classes", "backbone_width", "num_heads", "num_points", "decoder_layers", "ffn_dim", "num_queries",
-            "max_detections",
+            "max_detections", "test_size",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
         if self.encoder_layers < 0:
             raise ValueError(f"encoder_layers must be at least 0; got {self.encoder_layers}")
         if self.backbone_width != 64 and self.backbone != "resnet10":
-            raise ValueError(f"backbone_width={self.backbone_width} goes with backbone='resnet10', not {self.backbone!r}")
+            raise ValueError(
+                f"backbone_width={self.backbone_width} goes with backbone='resnet10', not {self.backbone!r}"
+            )
         if self.dilation and self.backbone not in ("resnet50", "resnet101"):
             raise ValueError(f"dilation=True needs a bottleneck ResNet (resnet50, resnet101); got {self.backbone!r}")
         if not 0 <= self.frozen_stages <= 4:
@@ -144,6 +152,7 @@ _PAPER = DeformableDETRConfig()
 _TINY = _PAPER.replace(
     backbone="resnet10", backbone_width=32, backbone_norm="group", frozen_stages=0,
     embed_dim=128, encoder_layers=2, decoder_layers=3, ffn_dim=256, dropout=0.0, num_queries=100,
+    test_size=256,
 )  # fmt: skip
 
 PRESETS: dict[str, DeformableDETRConfig] = {

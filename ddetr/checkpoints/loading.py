@@ -53,9 +53,7 @@ class LoadReport(NamedTuple):
         return "\n".join(lines)
 
 
-def load_into(
-    model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path, *, strict: bool = True
-) -> LoadReport:
+def load_into(model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path, *, strict: bool = True) -> LoadReport:
     """Load weights in the official, mmdetection's, Hugging Face's or our own naming, recognised by their names.
 
     Args:
@@ -81,9 +79,7 @@ def load_into(
         if name in own and tensor.shape != own[name].shape
     ]
     fitting = {
-        name: tensor
-        for name, tensor in translation.state.items()
-        if name in own and tensor.shape == own[name].shape
+        name: tensor for name, tensor in translation.state.items() if name in own and tensor.shape == own[name].shape
     }
     report = LoadReport(
         naming=naming,
@@ -94,7 +90,9 @@ def load_into(
         source=translation.source,
     )
     if strict and not report.complete:
-        raise CheckpointError(f"{origin} does not fit the model, nothing was loaded: {report}\n{_advice(state, naming)}")
+        raise CheckpointError(
+            f"{origin} does not fit the model, nothing was loaded: {report}\n{_advice(state, naming)}"
+        )
     model.load_state_dict(own | fitting)
     logger.log(logging.INFO if report.complete else logging.WARNING, "%s: %s", origin, report)
     return report
@@ -173,9 +171,7 @@ def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDET
     kept = {name: tensor for name, tensor in model.state_dict().items() if "class_embed" not in name}
     new.load_state_dict(new.state_dict() | kept)
     fresh = sorted(name for name in new.state_dict() if "class_embed" in name)
-    logger.warning(
-        "%d classes instead of %d: %s start afresh", num_classes, model.config.num_classes, ", ".join(fresh)
-    )
+    logger.warning("%d classes instead of %d: %s start afresh", num_classes, model.config.num_classes, ", ".join(fresh))
     return new
 
 

@@ -62,10 +62,22 @@ _HF_BODY = r"model\.backbone\.(?:conv_encoder\.)?model\."
 _HF: Rules = [
     (_HF_BODY + r"embedder\.embedder\.convolution\.", "backbone.body.conv1."),
     (_HF_BODY + r"embedder\.embedder\.normalization\.", "backbone.body.bn1."),
-    (_HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution\.", r"backbone.stage\1.\2.downsample.0."),
-    (_HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.", r"backbone.stage\1.\2.downsample.1."),
-    (_HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.", r"backbone.stage\1.\2.hf_conv\3."),
-    (_HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization\.", r"backbone.stage\1.\2.hf_bn\3."),
+    (
+        _HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution\.",
+        r"backbone.stage\1.\2.downsample.0.",
+    ),
+    (
+        _HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization\.",
+        r"backbone.stage\1.\2.downsample.1.",
+    ),
+    (
+        _HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution\.",
+        r"backbone.stage\1.\2.hf_conv\3.",
+    ),
+    (
+        _HF_BODY + r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization\.",
+        r"backbone.stage\1.\2.hf_bn\3.",
+    ),
     (_HF_BODY, "backbone.body."),
     (r"model\.input_proj\.", "neck.levels."),
     (r"model\.level_embed", "flatten.level_embed"),

@@ -58,7 +58,9 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     try:
-        return Checkpoint(state, {key: json.loads(metadata[key]) for key in ("config", "categories") if key in metadata})
+        return Checkpoint(
+            state, {key: json.loads(metadata[key]) for key in ("config", "categories") if key in metadata}
+        )
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: its metadata is not JSON: {error}") from error
 

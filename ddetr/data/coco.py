@@ -70,7 +70,9 @@ class CocoDetection(Dataset):
         self.label_of = {category["id"]: label for label, category in enumerate(self.categories)}
         unknown = [c["name"] for c in own if c["id"] not in self.label_of]
         if unknown:
-            raise DataError(f"{self.annotation_file} has categories that the model does not know: {', '.join(unknown[:5])}")
+            raise DataError(
+                f"{self.annotation_file} has categories that the model does not know: {', '.join(unknown[:5])}"
+            )
         self.image_ids = sorted(self.coco.imgs)
 
     @property
@@ -89,7 +91,9 @@ class CocoDetection(Dataset):
             if self.skip_bad_images:
                 logger.warning("skipping image id %s: %s", image_id, error)
                 return None
-            raise DataError(f"image id {image_id}: {error}. --skip-bad-images (skip_bad_images=True) goes on without it") from error
+            raise DataError(
+                f"image id {image_id}: {error}. --skip-bad-images (skip_bad_images=True) goes on without it"
+            ) from error
         size = (image.shape[-2], image.shape[-1])
         target = {
             "boxes": as_boxes(boxes, size), "labels": labels,
@@ -204,7 +208,8 @@ def _check_annotations(contents: Any, path: Path) -> None:
         raise DataError(f"{path} is not in COCO's format: a {type(contents).__name__} instead of an object")
     for section, required in _REQUIRED.items():
         if not isinstance(contents.get(section), list):
-            raise DataError(f"{path} is not in COCO's format: no list '{section}'; it has {', '.join(list(contents)[:8]) or 'nothing'}")
+            found = ", ".join(list(contents)[:8]) or "nothing"
+            raise DataError(f"{path} is not in COCO's format: no list '{section}'; it has {found}")
         for index, entry in enumerate(contents[section]):
             _check_entry(entry, required, f"{path}: {section}[{index}]")
     for section in ("images", "categories"):

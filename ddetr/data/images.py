@@ -80,7 +80,9 @@ def read_image(path: str | Path) -> tuple[Image.Image, Orientation]:
     except Image.DecompressionBombError as error:
         raise DataError(f"image file {path} would unpack to an absurd size and was not opened: {error}") from error
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError) as error:
-        raise DataError(f"image file {path} cannot be read ({type(error).__name__}: {error}): damaged, or no picture") from error
+        raise DataError(
+            f"image file {path} cannot be read ({type(error).__name__}: {error}): damaged, or no picture"
+        ) from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -27,18 +28,12 @@ class Resolution:
 
     @classmethod
     def around(cls, test_size: int) -> Resolution:
-        """Sizes in the paper's proportions (480 to 800 and 1333 for 800) for another `test_size`."""
+        """The paper's sizes for 800 (480 to 800 in steps of 32, at most 1333), in proportion for other sizes."""
         sizes = tuple(round(test_size * fraction / 25) for fraction in range(15, 26))
         return cls(sizes, test_size, round(test_size * 5 / 3))
 
 
-PAPER_RESOLUTION = Resolution(tuple(range(480, 801, 32)), 800, 1333)
-TINY_RESOLUTION = Resolution.around(256)
-
-
-def default_resolution(preset: str) -> Resolution:
-    """What a preset is trained and tested at: the tiny ones at about 256 pixels, the others at the paper's 800."""
-    return TINY_RESOLUTION if preset.startswith("tiny") else PAPER_RESOLUTION
+PAPER_RESOLUTION = Resolution.around(800)
 
 
 class ResizeShortest(v2.RandomShortestSize):
@@ -89,6 +84,13 @@ def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Samp
 def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
     """One resize of the shorter side, nothing drawn."""
     return v2.Compose([ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
+
+
+def prepare_image(picture: Image.Image, test_size: int) -> Tensor:
+    """A picture as the model takes it, (3, H, W), resized as `eval_transform` resizes a data set's."""
+    resolution = Resolution.around(test_size)
+    resized = ResizeShortest(resolution.test_size, resolution.max_size)(F.pil_to_tensor(picture))
+    return normalize_image(resized)
 
 
 class _Finish(torch.nn.Module):

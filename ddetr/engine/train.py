@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 import threading
@@ -22,7 +21,7 @@ from ..data import CocoDetection
 from ..models import DeformableDETR
 from .batches import mix_seed, train_loader
 from .evaluate import evaluate
-from .schedule import Recipe, build_optimizer, clip_gradients, set_learning_rate
+from .schedule import PAPER_RECIPE, Recipe, build_optimizer, clip_gradients, set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class TrainOptions:
     epochs: int | None = None
     minutes: float | None = None
     batch_size: int = 2
-    recipe: Recipe = Recipe()
+    recipe: Recipe = PAPER_RECIPE
     seed: int = 0
     workers: int = 0
     log_every: int = 10
@@ -50,7 +49,11 @@ class TrainOptions:
         if (self.epochs is None) == (self.minutes is None):
             raise ValueError(f"give either epochs or minutes; got epochs={self.epochs}, minutes={self.minutes}")
         length = self.epochs if self.minutes is None else self.minutes
-        for name, value in (("epochs or minutes", length), ("batch_size", self.batch_size), ("log_every", self.log_every)):
+        for name, value in (
+            ("epochs or minutes", length),
+            ("batch_size", self.batch_size),
+            ("log_every", self.log_every),
+        ):
             if not value > 0:
                 raise ValueError(f"{name} must be positive; got {value}")
 
@@ -254,15 +257,12 @@ def _stop_on_interrupt() -> Iterator[threading.Event]:
 def _bar(state: TrainState, options: TrainOptions, last_step: int | None, progress: bool) -> tqdm:
     if options.minutes is not None:
         form = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} min{postfix}"
-        return tqdm(total=options.minutes, initial=state.seconds / 60, desc="train", bar_format=form, disable=not progress)
+        return tqdm(
+            total=options.minutes, initial=state.seconds / 60, desc="train", bar_format=form, disable=not progress
+        )
     return tqdm(total=last_step, initial=state.step, desc="train", unit="step", disable=not progress)
 
 
 def _advance(bar: tqdm, state: TrainState, options: TrainOptions) -> None:
     target = state.step if options.minutes is None else min(state.seconds / 60, options.minutes)
     bar.update(target - bar.n)
-
-
-def describe(options: TrainOptions) -> dict[str, Any]:
-    """The options as plain values, for JSON."""
-    return dataclasses.asdict(options)

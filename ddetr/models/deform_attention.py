@@ -45,7 +45,7 @@ class MSDeformAttn(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as a star: head m looks in direction m, point p at p + 1 cells, all with the same weight (appendix A.4)."""
+        """Start as a star: head m looks in direction m, point p at p + 1 cells, all equally hard (appendix A.4)."""
         angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)  # onto the square: (1, 0), (1, 1), (0, 1), ...

@@ -49,7 +49,7 @@ def decode_box(delta: Tensor, reference_points: Tensor) -> Tensor:
 
 
 class DetectionHeads(nn.Module):
-    """A class and a box head for the decoder's layers: one pair shared by all, or with `box_refine` one pair a layer."""
+    """A class and a box head, shared by the decoder's layers, or with `box_refine` one pair for each."""
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ def _check_image(name: str, image: Tensor) -> None:
         raise ValueError(f"{name} has no pixels; got {tuple(image.shape)}")
     if not image.is_floating_point():
         raise ValueError(
-            f"{name} must hold floating-point numbers, normalised with ImageNet's mean and deviation; got {image.dtype}. "
+            f"{name} must hold floating-point numbers, normalised as ImageNet's; got {image.dtype}. "
             "ddetr.data.normalize_image does that for an 8-bit image"
         )
 
@@ -104,7 +104,9 @@ def _check_target(
 
 def _check_labels(name: str, labels: Tensor, count: int, num_classes: int) -> None:
     if labels.ndim != 1 or len(labels) != count:
-        raise ValueError(f"{name}: labels must be (N,) with one label a box; got {tuple(labels.shape)} for {count} boxes")
+        raise ValueError(
+            f"{name}: labels must be (N,) with one label a box; got {tuple(labels.shape)} for {count} boxes"
+        )
     if not count:
         return
     if labels.is_floating_point() or labels.dtype == torch.bool:
@@ -132,7 +134,9 @@ def _check_boxes(name: str, boxes: Tensor, size: tuple[int, int]) -> None:
             "not (x, y, w, h) or (cx, cy, w, h)"
         )
     if boxes.max() <= 1 and (boxes != boxes.round()).any():
-        raise ValueError(f"{name}: box {_numbers(boxes[0])} looks normalised; boxes must be in pixels of the image ({w} x {h})")
+        raise ValueError(
+            f"{name}: box {_numbers(boxes[0])} looks normalised; boxes must be in pixels of the image ({w} x {h})"
+        )
     outside = boxes[(boxes[:, 0] >= w) | (boxes[:, 1] >= h) | (boxes[:, 2] <= 0) | (boxes[:, 3] <= 0)]
     if len(outside):
         raise ValueError(

@@ -39,7 +39,7 @@ def level_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def get_valid_ratio(mask: Tensor) -> Tensor:
-    """mask (B, h, w), True where padding -> (B, 2) as (w, h): the fraction of the first row and column that is image."""
+    """mask (B, h, w), True where padding -> (B, 2) as (w, h): how much of the first row and column is image."""
     _, h, w = mask.shape
     valid_h = (~mask[:, :, 0]).sum(1)
     valid_w = (~mask[:, 0, :]).sum(1)

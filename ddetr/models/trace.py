@@ -82,7 +82,9 @@ class Trace(Sequence[TraceEntry]):
         rows = [(e.stage, e.name, str(e.shape), str(e.dtype).removeprefix("torch.")) for e in self.entries]
         rows.insert(0, ("stage", "name", "shape", "dtype"))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
 
     __repr__ = __str__
 

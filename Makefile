@@ -1,0 +1,42 @@
+# make setup      .venv with everything the series and the tests need
+# make notebooks  set up, then execute the series into build/notebooks, with progress
+# make test       set up, then run the tests
+# make lab        set up, then open the series in JupyterLab
+# make pages      set up, then execute notebooks/src into the committed notebooks
+# make lint       set up, then check style
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup notebooks test lab pages lint clean
+
+setup: $(READY)
+
+# The stamp is written last, so that an interrupted set-up is taken up again.
+$(READY): pyproject.toml
+	@echo "Setting up $(VENV): PyTorch and its CUDA libraries take about 6 GB and a few minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install -e ".[course,test]"
+	@touch $(READY)
+
+notebooks: setup
+	$(BIN)/python -m ddetr.course.pages --out build/notebooks
+
+test: setup
+	$(BIN)/python -m pytest
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+pages: setup
+	$(BIN)/python -m ddetr.course.pages --out notebooks
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist
