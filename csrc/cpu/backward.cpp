@@ -17,7 +17,9 @@ inline void scatter(const Points<acc_t>& points, int64_t i, const Vec<acc_t> (&g
   Vec<acc_t> products[4] = {};
   const auto visit = [&](int k, int64_t cell) {
     const acc_t weight = points.corner[k][i];
+    DDETR_UNROLL
     for (int v = 0; v < V; ++v) products[k] += grad[v] * load(value + cell + v * W);
+    DDETR_UNROLL
     for (int v = 0; v < V; ++v) {
       acc_t* to = grad_value + cell + v * W;
       store(to, load(to) + grad[v] * weight);
@@ -43,6 +45,7 @@ inline void scatter_queries(const Points<acc_t>& points, int64_t queries, int64_
                             const scalar_t* value, acc_t* grad_value, int64_t token_stride, acc_t* dots) {
   for (int64_t q = 0; q < queries; ++q) {
     Vec<acc_t> grad[V];
+    DDETR_UNROLL
     for (int v = 0; v < V; ++v) grad[v] = load(grad_out + q * token_stride + v * kLanes<acc_t>);
     for (int64_t i = q * P; i < (q + 1) * P; ++i) {
       scatter<V>(points, i, grad, value, grad_value, token_stride, dots + 4 * i);

@@ -11,26 +11,23 @@ namespace {
 template <int V, typename scalar_t, typename acc_t>
 inline void gather(const Points<acc_t>& points, int64_t n, const scalar_t* value, int64_t token_stride, scalar_t* out) {
   constexpr int W = kLanes<acc_t>;
+  alignas(kVectorBytes) static const scalar_t zeros[V * W] = {};  // what lies outside the map
   Vec<acc_t> sum[V] = {};
   for (int64_t i = 0; i < n; ++i) {
     const scalar_t* top = value + points.token[i] * token_stride;
+    const scalar_t* bottom = top + points.width[i] * token_stride;
+    const int32_t inside = points.inside[i];
+    // Selected, not branched on: which points are at a border is nothing that a processor could predict.
+    const scalar_t* cells[4] = {inside & 1 ? top : zeros, inside & 2 ? top + token_stride : zeros,
+                                inside & 4 ? bottom : zeros, inside & 8 ? bottom + token_stride : zeros};
     const acc_t c0 = points.corner[0][i], c1 = points.corner[1][i], c2 = points.corner[2][i], c3 = points.corner[3][i];
-    if (__builtin_expect(points.inside[i] == kAllInside, 1)) {
-      const scalar_t* bottom = top + points.width[i] * token_stride;
-      for (int v = 0; v < V; ++v) {
-        sum[v] += (load(top + v * W) * c0 + load(top + token_stride + v * W) * c1) +
-                  (load(bottom + v * W) * c2 + load(bottom + token_stride + v * W) * c3);
-      }
-    } else {
-      const acc_t outside = 0 * ((c0 + c1) + (c2 + c3));  // zero, or NaN where the weight is no finite number
-      for (int v = 0; v < V; ++v) sum[v] += outside;
-      for (int k = 0; k < 4; ++k) {
-        if (!(points.inside[i] >> k & 1)) continue;
-        const scalar_t* cell = top + points.step(i, k) * token_stride;
-        for (int v = 0; v < V; ++v) sum[v] += load(cell + v * W) * points.corner[k][i];
-      }
+    DDETR_UNROLL
+    for (int v = 0; v < V; ++v) {
+      sum[v] += (load(cells[0] + v * W) * c0 + load(cells[1] + v * W) * c1) +
+                (load(cells[2] + v * W) * c2 + load(cells[3] + v * W) * c3);
     }
   }
+  DDETR_UNROLL
   for (int v = 0; v < V; ++v) store(out + v * W, sum[v]);
 }
 

@@ -24,6 +24,13 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;  // SSE2, NEON, or what the compiler makes of it
 #endif
 
+// Before a loop over the registers of an array: unrolled, the array is registers and not memory. 8 is the most there are.
+#if defined(__clang__)
+#define DDETR_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define DDETR_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 template <typename T, int N>
 struct VecOf {
   typedef T type __attribute__((vector_size(N * sizeof(T))));
@@ -74,6 +81,24 @@ inline void store(double* to, Vec<double> v) { std::memcpy(to, &v, sizeof(v)); }
 template <typename scalar_t>
 inline void store(scalar_t* to, Vec<float> v) {
   for (int i = 0; i < kLanes<float>; ++i) to[i] = static_cast<scalar_t>(v[i]);
+}
+
+// Every second lane of two vectors end to end, from First on.
+template <int First, typename V, int... I>
+inline V every_second(V a, V b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (First + 2 * I)...);
+}
+inline Vec<float> evens(Vec<float> a, Vec<float> b) {
+  return every_second<0>(a, b, std::make_integer_sequence<int, kLanes<float>>{});
+}
+inline Vec<float> odds(Vec<float> a, Vec<float> b) {
+  return every_second<1>(a, b, std::make_integer_sequence<int, kLanes<float>>{});
+}
+inline Vec<double> evens(Vec<double> a, Vec<double> b) {
+  return every_second<0>(a, b, std::make_integer_sequence<int, kLanes<double>>{});
+}
+inline Vec<double> odds(Vec<double> a, Vec<double> b) {
+  return every_second<1>(a, b, std::make_integer_sequence<int, kLanes<double>>{});
 }
 
 // Lanes of a 2 N lane vector from First on, half of them.

@@ -60,7 +60,8 @@ def _compile(kind: str, compiler: str, work: Path, say: Callable[[str], None]) -
     with ThreadPoolExecutor(max_workers=max(1, min(len(sources), os.cpu_count() or 1))) as pool:
         objects = list(pool.map(compile_one, sources))
     library = work / f"{kind}.so"
-    seconds = _run([compiler, "-shared", *objects, "-o", str(library), *_link_flags(kind)])
+    own = os.environ.get("DDETR_CXXFLAGS", "").split() if kind == "cpu" else []
+    seconds = _run([compiler, "-shared", *own, *objects, "-o", str(library), *_link_flags(kind)])
     say(f"{kind}: [{len(sources) + 1}/{len(sources) + 1}] link ({seconds:.0f} s)")
     return library
 
@@ -74,7 +75,9 @@ def _run(command: list[str]) -> float:
     if result.returncode:
         log = _private_cache() / "build.log"
         log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
-        errors = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line] or ["it did not say why"]
+        errors = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line] or [
+            "it did not say why"
+        ]
         raise BuildError(f"{Path(command[0]).name} failed: {errors[0].strip()[:200]} (all it said is in {log})")
     return time.monotonic() - started
 

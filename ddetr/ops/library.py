@@ -93,9 +93,7 @@ def _reference_gradients(
 
 
 def _refuse_double_backward(ctx, *grads):
-    raise NotImplementedError(
-        "the native ms_deform_attn has no second derivative; backend='loop' has, for tiny inputs"
-    )
+    raise NotImplementedError("the native ms_deform_attn has no second derivative; backend='loop' has, for tiny inputs")
 
 
 torch.library.register_autograd("ddetr::ms_deform_attn", _backward, setup_context=_save_inputs)

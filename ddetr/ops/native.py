@@ -59,7 +59,10 @@ def source_dir() -> Path:
 
 
 def compile_flags(kind: str) -> tuple[str, ...]:
-    """What the compiler is told, instruction set included: what PyTorch itself chose to use on this processor."""
+    """What the compiler is told, instruction set included: the one that PyTorch itself uses on this processor.
+
+    `DDETR_CXXFLAGS` adds flags of your own for the C++ back end.
+    """
     if kind == "cuda":
         return ("-std=c++20", "-O3", "--expt-relaxed-constexpr", "-Xcompiler=-fPIC")
     instruction_set = {
@@ -69,7 +72,9 @@ def compile_flags(kind: str) -> tuple[str, ...]:
     }  # fmt: skip
     openmp = ("-Xpreprocessor", "-fopenmp") if sys.platform == "darwin" else ("-fopenmp",)
     math = ("-fno-math-errno", "-fno-trapping-math")  # nobody reads errno or the exception flags; loops vectorise
-    return ("-std=c++20", "-O3", "-fPIC", *math, *openmp, *instruction_set.get(torch.backends.cpu.get_cpu_capability(), ()))
+    own = os.environ.get("DDETR_CXXFLAGS", "").split()  # such as a sanitizer's
+    capability = torch.backends.cpu.get_cpu_capability()
+    return ("-std=c++20", "-O3", "-fPIC", *math, *openmp, *instruction_set.get(capability, ()), *own)
 
 
 def cache_dir() -> Path:

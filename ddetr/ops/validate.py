@@ -38,7 +38,7 @@ def check_inputs(
     attention_weights: Tensor,
     names: tuple[str, str] = ("sampling_locations", "attention_weights"),
 ) -> None:
-    """Raise ValueError, naming the argument, what was given and what was expected, if the inputs do not fit together."""
+    """Raise ValueError, naming the argument, what was given and what was expected, if inputs do not fit together."""
     _check_tensor("value", value, "(B, S, M, D)", 4)
     _check_tensor(names[0], sampling_locations, "(B, Q, M, L, P, 2)", 6)
     _check_tensor(names[1], attention_weights, "(B, Q, M, L, P)", 5)

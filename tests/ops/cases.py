@@ -66,9 +66,7 @@ def plain_case(B=2, Q=3, M=2, D=4, P=2, sizes=SIZES, dtype=torch.float64, seed=0
     return Plain(value, locations, weights, sizes).to(dtype)
 
 
-def fused_case(
-    reference_size=2, B=2, Q=3, M=2, D=4, P=2, sizes=SIZES, dtype=torch.float64, seed=0
-) -> Fused:
+def fused_case(reference_size=2, B=2, Q=3, M=2, D=4, P=2, sizes=SIZES, dtype=torch.float64, seed=0) -> Fused:
     random = torch.Generator().manual_seed(seed)
     L, S = len(sizes), sum(h * w for h, w in sizes)
     value = torch.randn(B, S, M, D, generator=random, dtype=torch.float64)

@@ -17,10 +17,12 @@ def check(case, backend, grad_out=None):
     if grad_out is None:
         grad_out = torch.randn(out.shape, generator=torch.Generator().manual_seed(7)).to(out.dtype)
     expected, expected_grads = definition(case, grad_out)
-    assert out.dtype == case.value.dtype and out.shape == expected.shape
+    assert out.dtype == case.value.dtype
+    assert out.shape == expected.shape
     close(out, expected)
     for tensor, got, want in zip(case.tensors(), gradients(case, out, grad_out), expected_grads, strict=True):
-        assert got.dtype == tensor.dtype and got.shape == tensor.shape
+        assert got.dtype == tensor.dtype
+        assert got.shape == tensor.shape
         close(got, want)
 
 
@@ -42,7 +44,7 @@ def test_channels(cpu_backend, D, dtype):
     check(plain_case(B=1, Q=2, D=D, dtype=dtype), cpu_backend)
 
 
-@pytest.mark.parametrize("P, sizes", [(1, [(1, 1)]), (7, [(2, 3)]), (3, [(5, 1), (1, 5), (2, 2)]), (70, [(3, 3)])])
+@pytest.mark.parametrize(("P", "sizes"), [(1, [(1, 1)]), (7, [(2, 3)]), (3, [(5, 1), (1, 5), (2, 2)]), (70, [(3, 3)])])
 @pytest.mark.parametrize("form", FORMS)
 def test_points_and_levels(cpu_backend, form, P, sizes):
     check(every_case(B=1, Q=2, P=P, sizes=sizes)[form], cpu_backend)
@@ -76,7 +78,7 @@ def test_inputs_and_gradients_that_are_not_contiguous(cpu_backend, form):
             torch.testing.assert_close(got, want)
 
 
-@pytest.mark.parametrize("empty", [dict(B=0), dict(Q=0), dict(M=0), dict(D=0)], ids=str)
+@pytest.mark.parametrize("empty", [{"B": 0}, {"Q": 0}, {"M": 0}, {"D": 0}], ids=str)
 @pytest.mark.parametrize("form", FORMS)
 def test_empty(cpu_backend, form, empty):
     case = every_case(**empty)[form].requires_grad()
@@ -155,4 +157,5 @@ def test_only_the_gradients_that_are_asked_for(cpu_backend):
     case = fused_case(4)
     case.value.requires_grad_()
     case.run(cpu_backend).sum().backward()
-    assert case.value.grad is not None and case.offsets.grad is None
+    assert case.value.grad is not None
+    assert case.offsets.grad is None

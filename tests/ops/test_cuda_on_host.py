@@ -27,14 +27,14 @@ def close(got, want):
     torch.testing.assert_close(got.double(), want.double(), rtol=tolerance, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("threads, D", [(1, 4), (1, 3), (2, 8), (4, 6), (8, 32), (4, 71)])
+@pytest.mark.parametrize(("threads", "D"), [(1, 4), (1, 3), (2, 8), (4, 6), (8, 32), (4, 71)])
 @pytest.mark.parametrize("form", FORMS)
 def test_forward(form, threads, D):
     case = every_case(B=1, Q=2, D=D)[form]
     close(torch.ops.ddetr.cuda_on_host(*arguments(case), threads), case.define())
 
 
-@pytest.mark.parametrize("threads, D", [(1, 4), (1, 3), (2, 8), (4, 6), (8, 32)])
+@pytest.mark.parametrize(("threads", "D"), [(1, 4), (1, 3), (2, 8), (4, 6), (8, 32)])
 @pytest.mark.parametrize("form", FORMS)
 def test_backward_is_the_cpu_kernels(form, threads, D):
     """Which other tests hold against the definition; the fused form's middle result is by cells in both."""

@@ -8,7 +8,22 @@ from cases import Plain, definition, gradients
 
 CASES = 10_000
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-HOSTILE = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 1e9, -1e9, 2.0**31, -0.0, 0.0, 1.0, 0.5, -0.125, 1.125]
+HOSTILE = [
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e30,
+    -1e30,
+    1e9,
+    -1e9,
+    2.0**31,
+    -0.0,
+    0.0,
+    1.0,
+    0.5,
+    -0.125,
+    1.125,
+]
 
 
 def random_case(draw: random.Random) -> Plain:

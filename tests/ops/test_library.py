@@ -41,7 +41,11 @@ class Module(nn.Module):
 
 def module_inputs(B=2, Q=3, sizes=((3, 4), (2, 2)), reference_size=2):
     maps = [torch.randn(B, h, w, 8, requires_grad=True) for h, w in sizes]
-    return torch.randn(B, Q, 8, requires_grad=True), torch.rand(B, Q, len(sizes), reference_size, requires_grad=True), maps
+    return (
+        torch.randn(B, Q, 8, requires_grad=True),
+        torch.rand(B, Q, len(sizes), reference_size, requires_grad=True),
+        maps,
+    )
 
 
 def with_gradients(run, inputs):
