@@ -1,8 +1,8 @@
 """How fast the attention operator is, beside its peers, in one run: `python benchmarks/ms_deform_attn.py`.
 
-Every peer runs once in every round and the medians are reported, so that whatever else the machine does hits all of them
-alike; what to read are the ratios. Errors are relative: the norm of the difference from float64 over the norm. The tables
-go to the screen and to a file under benchmarks/results/.
+Every peer runs once in every round and the medians are reported, so that whatever else the machine does hits all of
+them alike; what to read are the ratios. Errors are relative: the norm of the difference from float64 over the norm.
+The tables go to the screen and to a file under benchmarks/results/.
 """
 
 import argparse
@@ -176,10 +176,7 @@ def module_table(seconds: float) -> str:
     for name, sizes, batch in (
         ("encoder 480x546", C480, 1), ("encoder 480x546, batch 4", C480, 4), ("encoder 800x1333", C800, 1),
     ):  # fmt: skip
-        calls, ours, theirs = module_calls(sizes, batch)
-        forward = medians({peer: lambda f=f: inference(f) for peer, f in calls.items()}, seconds)
-        training = medians({p: lambda p=p, f=f: timed(lambda: step(f, leaves[p])) for p, f in calls.items()}, seconds)
-        rows += ratios(name, forward, training)
+        rows += module_rows(name, sizes, batch, seconds)
     head = ["workload", "peer", "inference ms", "of ddetr", "training step ms", "of ddetr"]
     return "## The whole attention module, 256 channels\n\n" + table(head, rows)
 

@@ -57,8 +57,9 @@ def test_fused(wrong):
     changes, message = WRONG_FUSED[wrong]
     case = fused_case(dtype=torch.float32)
     arguments = {
-        "value": case.value, "spatial_shapes": case.sizes, "level_start_index": None, "reference_points": case.reference_points,
-        "sampling_offsets": case.offsets, "attention_logits": case.logits,
+        "value": case.value, "spatial_shapes": case.sizes, "level_start_index": None,
+        "reference_points": case.reference_points, "sampling_offsets": case.offsets,
+        "attention_logits": case.logits,
     }  # fmt: skip
     with pytest.raises(ValueError, match=message):
         ms_deform_attn_fused(**(arguments | changes))
