@@ -178,6 +178,8 @@ _DEFAULTS: dict[str, Any] = {
 
 def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     """The run's settings: the command line's, over the ones that a resumed run was started with, over the defaults."""
+    if args.epochs is not None and args.minutes is not None:
+        raise ValueError("give --epochs or --minutes, not both")
     remembered = {}
     if args.resume:
         try:
@@ -221,7 +223,9 @@ def _dataset(
     args: argparse.Namespace, split: str, transform: Callable, categories: list | None = None
 ) -> CocoDetection:
     images, annotations = _images_and_annotations(args, split)
-    return CocoDetection(images, annotations, transform, skip_bad_images=args.skip_bad_images, categories=categories)
+    return CocoDetection(
+        images, annotations, transform, skip_bad_images=args.skip_bad_images, categories=categories, limit=args.limit
+    )
 
 
 def _images_and_annotations(args: argparse.Namespace, split: str) -> tuple[str | Path, str | Path]:
@@ -268,94 +272,72 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ddetr", description="Deformable DETR, from pixels to boxes.")
     parser.add_argument("--version", action="version", version=f"ddetr {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-
-    def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
-        sub.set_defaults(run=run)
-        sub.add_argument(
-            "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
-        )
-        sub.add_argument(
-            "--size",
-            type=int,
-            metavar="PX",
-            help="shorter side of the images; default: what the preset or weights are made for",
-        )
-        sub.add_argument(
-            "--set",
-            action="append",
-            metavar="FIELD=VALUE",
-            help="change a config field, such as num_queries=50 or dilation=true",
-        )
-        return sub
-
-    def data(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument(
-            "--data",
-            metavar="DIR",
-            help="COCO's layout: annotations/instances_{train,val}2017.json, train2017/, val2017/",
-        )
-        sub.add_argument("--images", metavar="DIR", help="image folder of any other layout, with --annotations")
-        sub.add_argument("--annotations", metavar="FILE", help="COCO JSON for --images")
-        sub.add_argument("--batch-size", type=int, default=None if sub.prog.endswith("train") else 1)
-        sub.add_argument(
-            "--workers",
-            type=int,
-            default=None if sub.prog.endswith("train") else 0,
-            help="loading processes; default: 0, load in the main one",
-        )
-
-    def skip(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--skip-bad-images", action="store_true", help="go on without images that cannot be read")
-
-    sub = command("train", run_train)
-    data(sub)
-    skip(sub)
-    sub.add_argument("--val-images", metavar="DIR", help="held-out images, with --val-annotations")
-    sub.add_argument("--val-annotations", metavar="FILE")
-    sub.add_argument("--preset", choices=PRESETS, help=f"default: {_DEFAULTS['preset']}")
-    sub.add_argument("--out", required=True, metavar="RUN", help="folder for weights, checkpoint and metrics.jsonl")
-    length = sub.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=int, help="default: 50")
-    length.add_argument("--minutes", type=float, help="train this long instead")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in --out, with its settings")
-    sub.add_argument(
-        "--weights", metavar="W", help="start from these weights; class heads are new if the classes differ in number"
-    )
-    sub.add_argument(
-        "--imagenet", action="store_true", default=None, help="start the backbone from ImageNet weights (a download)"
-    )
-    sub.add_argument(
-        "--no-augment",
-        dest="augment",
-        action="store_false",
-        default=None,
-        help="only resize: for overfitting on purpose",
-    )
-    sub.add_argument("--lr", type=float, help="learning rate; default: the preset's")
-    sub.add_argument("--seed", type=int)
-    sub.add_argument(
-        "--eval-every", type=int, metavar="EPOCHS", help="evaluate during training too, not only at the end"
-    )
-
-    sub = command("eval", run_eval)
-    data(sub)
-    skip(sub)
-    sub.add_argument("--weights", required=True, metavar="W", help="a file, or a folder with model.safetensors")
-    sub.add_argument("--split", choices=("train", "val"), default="val", help="of --data; default: %(default)s")
-    sub.add_argument(
-        "--out", default="evaluation.json", metavar="FILE", help="metrics and detections; default: %(default)s"
-    )
-
-    sub = command("predict", run_predict)
-    skip(sub)
-    sub.add_argument("image", nargs="+")
-    sub.add_argument("--weights", required=True, metavar="W", help="a file, or a folder with model.safetensors")
-    sub.add_argument("--out", default="predictions", metavar="DIR", help="default: %(default)s")
-    sub.add_argument("--threshold", type=float, default=0.5, help="lowest score shown; default: %(default)s")
-
-    sub = command("trace", run_trace)
-    sub.add_argument("image", nargs="+")
-    sub.add_argument("--weights", metavar="W", help="default: fresh weights of --preset")
-    sub.add_argument("--preset", choices=PRESETS, default="r50", help="default: %(default)s")
+    for name, run, add_arguments in (
+        ("train", run_train, _train_arguments),
+        ("eval", run_eval, _eval_arguments),
+        ("predict", run_predict, _predict_arguments),
+        ("trace", run_trace, _trace_arguments),
+    ):
+        command = commands.add_parser(name, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        add_arguments(command.add_argument)
+        _model_arguments(command.add_argument)
     return parser
+
+
+def _model_arguments(add: Callable) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    add("--device", default=device, help="default: %(default)s")
+    add("--size", type=int, metavar="PX", help="shorter side of the images; default: the preset's, or the weights'")
+    add("--set", action="append", metavar="FIELD=VALUE", help="change a config field: num_queries=50, dilation=true")
+
+
+def _data_arguments(add: Callable) -> None:
+    layout = "COCO's layout: annotations/instances_{train,val}2017.json, train2017/, val2017/"
+    add("--data", metavar="DIR", help=layout)
+    add("--images", metavar="DIR", help="image folder of any other layout, with --annotations")
+    add("--annotations", metavar="FILE", help="COCO JSON for --images")
+    add("--limit", type=int, metavar="N", help="only the first N images")
+    add("--skip-bad-images", action="store_true", help="go on without images that cannot be read")
+
+
+def _train_arguments(add: Callable) -> None:
+    _data_arguments(add)
+    add("--val-images", metavar="DIR", help="held-out images, with --val-annotations")
+    add("--val-annotations", metavar="FILE", help="default: val2017 of --data, if it is there")
+    add("--preset", choices=PRESETS, help=f"default: {_DEFAULTS['preset']}")
+    add("--out", required=True, metavar="RUN", help="folder for weights, checkpoint and metrics.jsonl")
+    add("--epochs", type=int, help="length of the run; default: 50")
+    add("--minutes", type=float, help="length of the run in training time, instead of epochs")
+    add("--resume", action="store_true", help="go on with the run in --out, with its settings")
+    add("--weights", metavar="W", help="start from these weights; other classes get new class heads")
+    add("--imagenet", action="store_true", default=None, help="start the backbone from ImageNet weights (a download)")
+    add("--no-augment", dest="augment", action="store_false", default=None, help="only resize, to overfit on purpose")
+    add("--batch-size", type=int, help=f"default: {_DEFAULTS['batch_size']}")
+    add("--workers", type=int, help="processes that load images; default: 0, none besides the main one")
+    add("--lr", type=float, help="learning rate; default: the preset's")
+    add("--seed", type=int, help=f"default: {_DEFAULTS['seed']}")
+    add("--eval-every", type=int, metavar="EPOCHS", help="evaluate during training too, not only at the end")
+
+
+def _eval_arguments(add: Callable) -> None:
+    _data_arguments(add)
+    add("--weights", required=True, metavar="W", help="a file, or a folder with model.safetensors")
+    add("--split", choices=("train", "val"), default="val", help="of --data; default: %(default)s")
+    add("--out", default="evaluation.json", metavar="FILE", help="metrics and detections; default: %(default)s")
+    add("--batch-size", type=int, default=1, help="default: %(default)s")
+    add("--workers", type=int, default=0, help="processes that load images; default: %(default)s")
+
+
+def _predict_arguments(add: Callable) -> None:
+    add("image", nargs="+", help="image files")
+    add("--weights", required=True, metavar="W", help="a file, or a folder with model.safetensors")
+    add("--out", default="predictions", metavar="DIR", help="default: %(default)s")
+    add("--threshold", type=float, default=0.5, help="lowest score shown; default: %(default)s")
+    add("--skip-bad-images", action="store_true", help="go on without images that cannot be read")
+
+
+def _trace_arguments(add: Callable) -> None:
+    add("image", nargs="+", help="image files; several make one padded batch")
+    add("--weights", metavar="W", help="default: fresh weights of --preset")
+    add("--preset", choices=PRESETS, default="r50", help="default: %(default)s")

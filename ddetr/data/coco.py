@@ -39,6 +39,7 @@ class CocoDetection(Dataset):
         transform: takes and gives (image, target), as `train_transform` and `eval_transform` make; None: the latter.
         skip_bad_images: an image that cannot be read is logged and its item is None, instead of an error.
         categories: the categories that labels stand for, when a model brings its own; None: the file's.
+        limit: only the first so many images.
 
     Attributes:
         coco: pycocotools' index of the annotations.
@@ -57,6 +58,7 @@ class CocoDetection(Dataset):
         *,
         skip_bad_images: bool = False,
         categories: list[dict[str, Any]] | None = None,
+        limit: int | None = None,
     ) -> None:
         self.image_dir = Path(image_dir)
         self.annotation_file = Path(annotation_file)
@@ -73,7 +75,7 @@ class CocoDetection(Dataset):
             raise DataError(
                 f"{self.annotation_file} has categories that the model does not know: {', '.join(unknown[:5])}"
             )
-        self.image_ids = sorted(self.coco.imgs)
+        self.image_ids = sorted(self.coco.imgs)[:limit]
 
     @property
     def num_classes(self) -> int:

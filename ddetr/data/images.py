@@ -114,7 +114,7 @@ def normalize_image(image: Image.Image | np.ndarray | Tensor) -> Tensor:
     elif isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an array must be (H, W, 3) of uint8; got {image.shape} of {image.dtype}")
-        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        tensor = torch.tensor(image).permute(2, 0, 1)
     else:
         tensor = image
     if tensor.ndim != 3 or tensor.shape[0] != 3:

@@ -1,0 +1,42 @@
+import pytest
+
+from ddetr import PRESETS, DeformableDETRConfig, build_model
+from ddetr.config import get_config
+
+PAPER = {"r50_single_scale", "r50_single_scale_dc5", "r50", "r50_refine", "r50_two_stage"}
+
+
+def test_presets_are_the_papers_variants_and_the_tiny_ones():
+    assert PRESETS.keys() == PAPER | {"tiny", "tiny_two_stage"}
+    for preset in ("tiny", "tiny_two_stage"):
+        config = PRESETS[preset]
+        assert (config.num_levels, config.num_heads, config.num_points) == (4, 8, 4)
+
+
+def test_a_config_survives_json():
+    config = get_config("tiny_two_stage", num_classes=7)
+    assert DeformableDETRConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"two_stage": True}, "two_stage=True needs box_refine=True"),
+        ({"embed_dim": 96, "num_heads": 7}, "embed_dim must be divisible by num_heads; got 96 and 7"),
+        ({"embed_dim": 40}, "multiple of 32"),
+        ({"num_levels": 2}, "num_levels must be 1"),
+        ({"num_classes": 0}, "num_classes must be at least 1; got 0"),
+        ({"backbone": "resnet51"}, "did you mean 'resnet50'"),
+        ({"dilation": True, "backbone": "resnet18"}, "dilation=True needs a bottleneck"),
+        ({"dropout": 1.0}, "dropout must be in"),
+        ({"num_querys": 100}, "no field 'num_querys'; did you mean 'num_queries'"),
+    ],
+)
+def test_choices_that_do_not_go_together_are_refused(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        build_model("r50", **overrides)
+
+
+def test_an_unknown_preset_names_the_known_ones():
+    with pytest.raises(ValueError, match="preset must be one of tiny"):
+        build_model("r18")
