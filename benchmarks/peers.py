@@ -43,11 +43,18 @@ class Workload:
         self.starts = torch.tensor(ops.validate.level_starts(self.sizes))
 
     def inputs(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        return [t.to(dtype, copy=True).requires_grad_() for t in (self.value, self.locations, self.weights)]
+        return leaves((self.value, self.locations, self.weights), dtype)
 
     def fused_inputs(self, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-        tensors = (self.value, self.reference_points, self.offsets, self.logits)
-        return [t.to(dtype, copy=True).requires_grad_(t is not self.reference_points) for t in tensors]
+        value, reference_points, *rest = leaves((self.value, self.reference_points, self.offsets, self.logits), dtype)
+        return [value, reference_points.requires_grad_(False), *rest]
+
+
+def leaves(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
+    """The value in `dtype`, what says where to read it at least in float32."""
+    value, *sampling = tensors
+    wide = torch.promote_types(dtype, torch.float32)
+    return [t.to(d, copy=True).requires_grad_() for t, d in [(value, dtype), *((t, wide) for t in sampling)]]
 
 
 def grid_points(sizes: list[tuple[int, int]], queries: int) -> Tensor:
