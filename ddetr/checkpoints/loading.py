@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import PRESETS, DeformableDETRConfig
+from ..data.coco_categories import coco_categories
 from ..models import DeformableDETR
 from .naming import NAMINGS, detect_naming, our_names, translate
 from .reading import Checkpoint, CheckpointError, read_checkpoint, strip_wrapper
@@ -157,9 +158,8 @@ def load_pretrained(source: str | Path, *, num_classes: int | None = None, **ove
     model = DeformableDETR(config)
     load_into(model, checkpoint.state)
     model.categories = checkpoint.metadata.get("categories")
-    if model.categories is None and config.num_classes == 91:
-        # The official code's labels are COCO's category ids.
-        model.categories = [{"id": label, "name": str(label)} for label in range(91)]
+    if model.categories is None and "config" not in checkpoint.metadata:  # the other code bases' files are COCO's
+        model.categories = coco_categories(config.num_classes)
     if num_classes is not None and num_classes != config.num_classes:
         model = change_num_classes(model, num_classes)
     return model.eval()

@@ -173,6 +173,7 @@ def translate(state: dict[str, Tensor], model: DeformableDETR, naming: str) -> T
         translated[new] = state[name]
     if naming == "hf":
         _join_projections(translated, source)
+        _repeat_tied_heads(translated, source, len(model.heads.class_embed))
     return Translation(naming, translated, source, conflicts)
 
 
@@ -203,3 +204,12 @@ def _join_projections(state: dict[str, Tensor], source: dict[str, str]) -> None:
             joined = f"{prefix}in_proj_{kind}"
             state[joined] = torch.cat([state.pop(part) for part in parts])
             source[joined] = ", ".join(source.pop(part) for part in parts)
+
+
+def _repeat_tied_heads(state: dict[str, Tensor], source: dict[str, str], count: int) -> None:
+    """Hugging Face ties the class heads under refinement, and its files then hold only the first."""
+    for name in [name for name in state if name.startswith("heads.class_embed.0.")]:
+        for layer in range(1, count):
+            other = name.replace(".0.", f".{layer}.", 1)
+            if other not in state:
+                state[other], source[other] = state[name], source[name]

@@ -32,6 +32,11 @@ class _Inert:
     def __setstate__(self, state: Any) -> None: ...
 
 
+def _inert_class(name: str) -> type:
+    module, _, qualified = name.rpartition(".")
+    return type(qualified, (_Inert,), {"__module__": module})
+
+
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read .safetensors, or a PyTorch file (.pth, .pt) as the official code and mmdetection write them.
 
@@ -54,7 +59,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     try:
@@ -71,7 +76,7 @@ def _read_torch(path: Path) -> Any:
     except Exception:  # an older, unzipped file, or none at all: torch.load below says which
         names = []
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+        with torch.serialization.safe_globals([_inert_class(name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0]

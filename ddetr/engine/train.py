@@ -156,7 +156,10 @@ def train_step(
         return {}, 0.0
     torch.manual_seed(mix_seed(options.seed, state.step))  # dropout, as if the run had never been interrupted
     device = state.model.flatten.level_embed.device
-    losses = state.model([image.to(device) for image in images], targets)
+    try:
+        losses = state.model([image.to(device) for image in images], targets)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"at step {state.step}, image ids {_image_ids(targets)}: {error}") from error
     total = sum(losses.values())
     numbers = dict(zip(["loss", *losses], torch.stack([total, *losses.values()]).tolist(), strict=True))
     _check_finite(numbers, state.step, targets)
@@ -225,11 +228,14 @@ def _step_of(line: str) -> float:
 def _check_finite(losses: dict[str, float], step: int, targets: list[dict[str, Any]]) -> None:
     bad = [name for name, value in losses.items() if not abs(value) < float("inf") and name != "loss"]
     if bad:
-        ids = ", ".join(str(target.get("image_id", "?")) for target in targets)
         raise FloatingPointError(
-            f"{bad[0]} is {losses[bad[0]]} at step {step}, on image ids {ids}: the weights of the last checkpoint are "
-            "untouched; try a lower learning rate"
+            f"at step {step}, image ids {_image_ids(targets)}: {bad[0]} is {losses[bad[0]]}. The last checkpoint's "
+            "weights are untouched; try a lower learning rate"
         )
+
+
+def _image_ids(targets: list[dict[str, Any]]) -> str:
+    return ", ".join(str(target.get("image_id", "?")) for target in targets)
 
 
 @contextmanager

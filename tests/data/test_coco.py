@@ -56,7 +56,11 @@ def test_perfect_detections_score_one(toy):
         image, target = toy[i]
         h, w = target["orig_size"]
         scale = torch.tensor([w, h, w, h]) / torch.tensor([image.shape[2], image.shape[1]] * 2)
-        found = {"boxes": target["boxes"] * scale, "labels": target["labels"], "scores": torch.ones(len(target["labels"]))}
+        found = {
+            "boxes": target["boxes"] * scale,
+            "labels": target["labels"],
+            "scores": torch.ones(len(target["labels"])),
+        }
         results += toy.to_results(found, target)
         ids.append(target["image_id"])
     assert coco_metrics(toy.coco, results, ids)["AP"] == pytest.approx(1.0)

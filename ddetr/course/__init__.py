@@ -1,0 +1,1 @@
+"""What the notebooks need besides the package: building the pages."""

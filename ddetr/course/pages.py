@@ -1,0 +1,81 @@
+"""Pages are written as text (notebooks/src, jupytext's percent format) and executed into notebooks.
+
+python -m ddetr.course.pages --out build/notebooks [PAGE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+SOURCES = Path(__file__).parents[2] / "notebooks" / "src"
+BUDGET_SECONDS = 600
+"""A page that takes longer than this is stuck."""
+
+
+def page_names() -> list[str]:
+    """The series in order. FileNotFoundError where the repository's notebooks are not at hand."""
+    names = sorted(source.stem for source in SOURCES.glob("[0-9]*.py"))
+    if not names:
+        raise FileNotFoundError(f"no pages in {SOURCES}: run this from a checkout of the repository")
+    return names
+
+
+def read_page(name: str) -> nbformat.NotebookNode:
+    """A page's text as a notebook without outputs; the same text gives the same notebook."""
+    page = jupytext.read(SOURCES / f"{name}.py")
+    page.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, cell in enumerate(page.cells):
+        cell.id = f"cell-{number:03d}"  # jupytext draws new ids each time
+    return page
+
+
+def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
+    """Run every cell, from `folder`; returns the page with its outputs. CellExecutionError if one fails."""
+    client = NotebookClient(
+        page, timeout=BUDGET_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+        record_timing=False, extra_arguments=["--log-level=40"],  # errors only
+    )  # fmt: skip
+    return client.execute()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Execute pages, and say how far it is."""
+    parser = argparse.ArgumentParser(prog="python -m ddetr.course.pages", description=__doc__.splitlines()[0])
+    parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as 00_tour; default: all")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the notebooks go")
+    args = parser.parse_args(argv)
+    names = args.pages or page_names()
+    args.out.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for number, name in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] {name} ...", end=" ", flush=True)
+        started = time.monotonic()
+        page = read_page(name)
+        try:
+            page = execute(page, args.out)
+            print(f"{time.monotonic() - started:.0f} s", flush=True)
+        except CellExecutionError as error:
+            failed.append(name)
+            print(f"failed\n{error}", flush=True)
+        if name not in failed:
+            nbformat.write(page, args.out / f"{name}.ipynb")
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+        return 1
+    print(f"{len(names)} pages in {args.out}: open them with `make lab`, or read them in any notebook viewer.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

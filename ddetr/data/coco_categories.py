@@ -1,0 +1,30 @@
+"""COCO's categories: ids that run from 1 to 90, with gaps, and their names (Lin et al., 2014; cocodataset.org)."""
+
+from typing import Any
+
+COCO_NAMES = {
+    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
+    10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench", 16: "bird", 17: "cat",
+    18: "dog", 19: "horse", 20: "sheep", 21: "cow", 22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe",
+    27: "backpack", 28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase", 34: "frisbee", 35: "skis",
+    36: "snowboard", 37: "sports ball", 38: "kite", 39: "baseball bat", 40: "baseball glove", 41: "skateboard",
+    42: "surfboard", 43: "tennis racket", 44: "bottle", 46: "wine glass", 47: "cup", 48: "fork", 49: "knife",
+    50: "spoon", 51: "bowl", 52: "banana", 53: "apple", 54: "sandwich", 55: "orange", 56: "broccoli", 57: "carrot",
+    58: "hot dog", 59: "pizza", 60: "donut", 61: "cake", 62: "chair", 63: "couch", 64: "potted plant", 65: "bed",
+    67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote", 76: "keyboard",
+    77: "cell phone", 78: "microwave", 79: "oven", 80: "toaster", 81: "sink", 82: "refrigerator", 84: "book",
+    85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush",
+}  # fmt: skip
+
+
+def coco_categories(num_classes: int) -> list[dict[str, Any]] | None:
+    """What the labels of a model trained on COCO mean: K dicts {"id", "name"}.
+
+    91 classes: a label is a category id, as in the official code. 80: the ids in order, counted from 0, as in
+    mmdetection. Any other number is no such model: None.
+    """
+    if num_classes == 91:
+        return [{"id": label, "name": COCO_NAMES.get(label, f"unused {label}")} for label in range(91)]
+    if num_classes == len(COCO_NAMES):
+        return [{"id": number, "name": name} for number, name in COCO_NAMES.items()]
+    return None

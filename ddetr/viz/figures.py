@@ -1,0 +1,93 @@
+"""The series' figures, drawn by matplotlib. Pure functions: data in, figure out."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image
+from torch import Tensor
+
+from ..data import denormalize_image
+
+LEVEL_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
+"""One colour for each level, fine to coarse, throughout the series; told apart by colour-blind readers."""
+
+PIPELINE = ("backbone", "neck", "multi_scale", "encoder", "pre_decoder", "decoder", "heads", "detections")
+
+
+class Figure(MatplotlibFigure):
+    """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        # No software version in the file: the same figure gives the same bytes.
+        self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def pipeline_map(lit: Sequence[str] = ()) -> Figure:
+    """The stages in a row, the ones in `lit` coloured. ValueError for a name that is no stage."""
+    unknown = set(lit) - set(PIPELINE)
+    if unknown:
+        raise ValueError(f"no stage {sorted(unknown)[0]!r}; stages are {', '.join(PIPELINE)}")
+    figure = Figure(figsize=(9, 0.8))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, len(PIPELINE)), ylim=(0, 1))
+    axes.axis("off")
+    for i, stage in enumerate(PIPELINE):
+        face, ink = (LEVEL_COLOURS[0], "white") if stage in lit else ("#e8e8e8", "#333333")
+        axes.add_patch(FancyBboxPatch((i + 0.08, 0.3), 0.8, 0.4, "round,pad=0.03", facecolor=face, edgecolor="none"))
+        axes.text(i + 0.48, 0.5, stage, ha="center", va="center", fontsize=9, color=ink)
+        if i + 1 < len(PIPELINE):
+            axes.annotate("", (i + 1.05, 0.5), (i + 0.91, 0.5), arrowprops={"arrowstyle": "->", "color": "#888888"})
+    return figure
+
+
+def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str]) -> Figure:
+    """Pictures side by side, in pixels: PIL images, or tensors (3, H, W) as the model takes them."""
+    figure = Figure(figsize=(3.2 * len(images), 3.2), layout="constrained")
+    for axes, image, title in zip(figure.subplots(1, len(images), squeeze=False)[0], images, titles, strict=True):
+        pixels = denormalize_image(image).permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
+        axes.imshow(pixels)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel("x (pixels)", fontsize=8)
+        axes.set_ylabel("y (pixels)", fontsize=8)
+        axes.tick_params(labelsize=7)
+    return figure
+
+
+def token_counts(level_sizes: Sequence[tuple[int, int]]) -> Figure:
+    """How many of the S tokens each level brings, as one bar in the level's colour; level_sizes L pairs (h, w)."""
+    figure = Figure(figsize=(8, 1.3), layout="constrained")
+    axes = figure.subplots()
+    start = 0
+    for level, (h, w) in enumerate(level_sizes):
+        axes.barh(
+            0, h * w, left=start, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level}: {h} x {w}"
+        )
+        start += h * w
+    axes.set(xlim=(0, start), yticks=[])
+    axes.set_xlabel("token index (0 to S)", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(ncols=len(level_sizes), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8, frameon=False)
+    return figure
+
+
+def level_masks(masks: Sequence[Tensor], valid_ratios: Tensor) -> Figure:
+    """One image's padding on each level: dark where padding. masks L of (h, w) bool, valid_ratios (L, 2) as (w, h)."""
+    figure = Figure(figsize=(2.3 * len(masks), 2.6), layout="constrained")
+    for level, (axes, mask) in enumerate(zip(figure.subplots(1, len(masks), squeeze=False)[0], masks, strict=True)):
+        h, w = mask.shape
+        axes.imshow(mask.cpu().numpy(), cmap="Greys", vmin=0, vmax=1.4, extent=(0, w, h, 0))
+        for spine in axes.spines.values():
+            spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=3)
+        ratio_w, ratio_h = valid_ratios[level].tolist()
+        axes.set_title(f"level {level}: {h} x {w}\nvalid w {ratio_w:.3f}, h {ratio_h:.3f}", fontsize=8)
+        axes.set_xlabel("x (cells)", fontsize=7)
+        axes.set_ylabel("y (cells)", fontsize=7)
+        axes.tick_params(labelsize=6)
+    return figure

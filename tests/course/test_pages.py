@@ -1,0 +1,70 @@
+"""The committed notebooks are their sources, executed by this code."""
+
+import re
+
+import nbformat
+import pytest
+
+pages = pytest.importorskip("ddetr.course.pages", reason="needs the course extra: pip install -e '.[course]'")
+NOTEBOOKS = pages.SOURCES.parent
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+
+
+@pytest.fixture(params=pages.page_names())
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def committed(name):
+    return nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+
+
+def test_there_is_a_notebook_for_each_source():
+    assert [n.stem for n in sorted(NOTEBOOKS.glob("*.ipynb"))] == pages.page_names()
+
+
+def test_notebook_and_source_agree(name, committed):
+    source = pages.read_page(name)
+    assert [(c.cell_type, c.source, c.id) for c in committed.cells] == [
+        (c.cell_type, c.source, c.id) for c in source.cells
+    ]
+
+
+def test_outputs_are_presentable(name, committed):
+    code = [cell for cell in committed.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error"
+            assert output.get("name") != "stderr", output
+    text = "".join(output_texts(committed))
+    assert not re.search(r"/(home|root|work|tmp|Users)/|Warning|Traceback", text)
+    assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < 1.5e6
+
+
+def test_a_fresh_run_gives_the_same_text(name, committed, tmp_path):
+    fresh = pages.execute(pages.read_page(name), tmp_path)
+    for ours, theirs in zip(output_texts(fresh), output_texts(committed), strict=True):
+        assert NUMBER.sub("#", ours) == NUMBER.sub("#", theirs)
+        # Another processor rounds otherwise.
+        numbers = [[float(n) for n in NUMBER.findall(text)] for text in (ours, theirs)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=0.05, abs=1e-3)
+
+
+def test_an_unknown_page_is_named():
+    with pytest.raises(FileNotFoundError, match="99_none"):
+        pages.read_page("99_none")
+
+
+def output_texts(notebook):
+    """What the cells printed; the machine's device and operator back end are masked."""
+    return [
+        re.sub(r"device \w+ · operator \w+", "device · operator", output_text(output))
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    ]
+
+
+def output_text(output):
+    return output.get("text") or output.get("data", {}).get("text/plain", "")

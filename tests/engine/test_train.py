@@ -1,0 +1,195 @@
+import json
+import threading
+
+import pytest
+import torch
+from toy_data import make_coco
+
+from ddetr import build_model, load_pretrained
+from ddetr.checkpoints import CheckpointError
+from ddetr.data import CocoDetection, Resolution, coco_layout, train_transform
+from ddetr.engine import TINY_RECIPE, TrainOptions, evaluate, train, train_step
+from ddetr.engine.batches import StepBatches, mix_seed, train_loader
+
+
+@pytest.fixture
+def toy(tmp_path):
+    folder = make_coco(tmp_path / "toy", count=5)
+    transform = train_transform(Resolution.around(64))
+    return CocoDetection(*coco_layout(folder, "train"), transform)
+
+
+def fresh(dropout=0.1):
+    torch.manual_seed(1)
+    return build_model("tiny_two_stage", num_classes=3, dropout=dropout, encoder_layers=1, decoder_layers=2)
+
+
+def options(**changes):
+    return TrainOptions(**{"epochs": 2, "batch_size": 2, "recipe": TINY_RECIPE, "log_every": 1} | changes)
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_writes_weights_checkpoint_and_log(tmp_path, toy):
+    model = fresh()
+    state = train(model, toy, options(), tmp_path / "run", val=toy, progress=False)
+    assert state.step == 6  # 5 images in batches of 2: the last of each epoch is short
+    assert not state.stopped
+    log = lines(tmp_path / "run")
+    assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "loss_class", "loss_bbox_enc", "lr", "grad_norm", "epoch", "minutes"} <= log[0].keys()
+    assert log[0]["loss"] == pytest.approx(sum(v for k, v in log[0].items() if k.startswith("loss_")), rel=1e-5)
+    assert log[-1]["kind"] == "eval"
+    assert "AP50" in log[-1]
+    loaded = load_pretrained(tmp_path / "run")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.equal(model.state_dict()[name])
+
+
+def test_training_lowers_the_loss(tmp_path, toy):
+    state = train(fresh(0.0), toy, options(epochs=15), tmp_path / "run", progress=False)
+    log = lines(tmp_path / "run")
+    first, last = (sum(line["loss"] for line in part) / 5 for part in (log[:5], log[-5:]))
+    assert state.step == 45
+    assert last < 0.7 * first
+
+
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, toy):
+    whole = fresh()
+    train(whole, toy, options(), tmp_path / "whole", progress=False)
+
+    broken = fresh()
+    stop_after = {2, 5}
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(state, line):
+        if line["step"] in stop_after:
+            stop_after.discard(line["step"])
+            raise Stop
+
+    for attempt in range(3):
+        model = broken if attempt == 0 else fresh()
+        try:
+            train(model, toy, options(save_every=0), tmp_path / "broken", resume=attempt > 0, callbacks=[interrupt],
+                  progress=False)  # fmt: skip
+        except Stop:
+            continue
+    for name, tensor in model.state_dict().items():
+        assert tensor.equal(whole.state_dict()[name]), name
+    compared = [
+        [{k: v for k, v in line.items() if k != "minutes"} for line in lines(tmp_path / run)]
+        for run in ("whole", "broken")
+    ]
+    assert compared[0] == compared[1]
+
+
+def test_workers_do_not_change_the_batches(toy):
+    batches = [
+        [images for images, _ in train_loader(toy, 2, seed=3, workers=workers, first_step=1, last_step=5)]
+        for workers in (0, 2)
+    ]
+    assert len(batches[0]) == 4
+    for a, b in zip(*batches, strict=True):
+        assert all(x.equal(y) for x, y in zip(a, b, strict=True))
+
+
+def test_batches_cover_each_epoch_and_start_anywhere():
+    whole = list(StepBatches(5, 2, seed=0, first_step=0, last_step=6))
+    for epoch in range(2):
+        drawn = [key for batch in whole[3 * epoch : 3 * epoch + 3] for key in batch]
+        assert sorted(drawn) == [(epoch, i) for i in range(5)]
+    assert list(StepBatches(5, 2, seed=0, first_step=2, last_step=6)) == whole[2:]
+    assert [[i for _, i in batch] for batch in whole[:3]] != [[i for _, i in batch] for batch in whole[3:]]
+    assert mix_seed(0, 1) != mix_seed(1, 0)
+
+
+def test_ctrl_c_ends_with_a_checkpoint(tmp_path, toy):
+    import signal
+
+    def press(state, line):
+        if line["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    state = train(fresh(), toy, options(), tmp_path / "run", callbacks=[press], progress=False)
+    assert state.stopped
+    assert state.step == 2
+    assert signal.getsignal(signal.SIGINT) is before
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_training_in_another_thread(tmp_path, toy):
+    errors = []
+
+    def work():
+        try:
+            train(fresh(), toy, options(epochs=1), tmp_path / "run", progress=False)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert errors == []
+
+
+def test_a_run_in_minutes_ends(tmp_path, toy):
+    state = train(fresh(), toy, options(epochs=None, minutes=0.02), tmp_path / "run", progress=False)
+    assert state.step >= 1
+    assert state.seconds >= 1.2
+    again = train(fresh(), toy, options(epochs=None, minutes=0.02), tmp_path / "run", resume=True, progress=False)
+    assert again.step == state.step
+
+
+@pytest.mark.parametrize(("value", "message"), [(float("nan"), "matching cost of image 0"), (3e38, r"loss_\S+ is inf")])
+def test_numbers_that_are_not_finite_stop_and_name_the_images(tmp_path, toy, value, message):
+    model = fresh()
+    with torch.no_grad():
+        model.heads.class_embed[-1].bias.fill_(value)
+    with pytest.raises(FloatingPointError, match=rf"at step 0, image ids \d+, \d+: .*{message}"):
+        train(model, toy, options(), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, toy):
+    train(fresh(), toy, options(epochs=1), tmp_path / "run", progress=False)
+    other = build_model("tiny", num_classes=3)
+    with pytest.raises(CheckpointError, match="two_stage=True, not False"):
+        train(other, toy, options(), tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(fresh(), toy, options(), tmp_path / "new", resume=True, progress=False)
+
+
+def test_a_batch_whose_images_were_all_skipped_changes_nothing(tmp_path, toy):
+    from ddetr.engine.schedule import build_optimizer
+    from ddetr.engine.train import TrainState
+
+    model = fresh()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert train_step(TrainState(model, build_optimizer(model, TINY_RECIPE)), [], [], options()) == ({}, 0.0)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_bad_images_are_skipped_in_training_and_evaluation(tmp_path):
+    folder = make_coco(tmp_path / "toy", count=4)
+    (folder / "train2017" / "000000000101.png").write_bytes(b"broken")
+    images, annotations = coco_layout(folder, "train")
+    lenient = CocoDetection(images, annotations, train_transform(Resolution.around(64)), skip_bad_images=True)
+    assert train(fresh(), lenient, options(batch_size=1, epochs=1), tmp_path / "run", progress=False).step == 4
+    evaluation = evaluate(fresh(), lenient, progress=False)
+    assert {result["image_id"] for result in evaluation.results} == {100, 102, 103}
+
+
+def test_evaluation_puts_the_mode_back_and_does_not_depend_on_the_batch(tmp_path, toy):
+    from ddetr.data import eval_transform
+
+    toy.transform = eval_transform(Resolution.around(64))
+    model = fresh(0.0)
+    train(model, toy, options(epochs=8), tmp_path / "run", progress=False)
+    one, three = (evaluate(model, toy, batch_size=size, progress=False).metrics for size in (1, 3))
+    assert model.training
+    assert one["AP50"] == pytest.approx(three["AP50"], abs=0.1)

@@ -1,0 +1,157 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_data import make_coco
+
+from ddetr.cli import main
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return make_coco(tmp_path_factory.mktemp("cli") / "toy")
+
+
+SHORT = ["--size", "64", "--set", "encoder_layers=1", "--set", "decoder_layers=2", "--set", "num_queries=20"]
+
+
+@pytest.fixture(scope="module")
+def run(toy):
+    out = toy.parent / "run"
+    assert (
+        main(["train", "--data", str(toy), "--preset", "tiny_two_stage", "--out", str(out), "--epochs", "2", *SHORT])
+        == 0
+    )
+    return out
+
+
+def test_train_writes_a_run(run):
+    assert {"model.safetensors", "checkpoint.pt", "metrics.jsonl", "settings.json"} == {p.name for p in run.iterdir()}
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "eval"
+    assert last["step"] == 4
+
+
+def test_eval_prints_and_writes_twelve_numbers(run, toy, capsys, tmp_path):
+    out = tmp_path / "deep" / "evaluation.json"
+    assert main(["eval", "--weights", str(run), "--data", str(toy), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    written = json.loads(out.read_text())
+    assert len(written["metrics"]) == 12
+    for name in ("AP", "AP50", "APs", "AR100", "ARl"):
+        assert f"{name} {written['metrics'][name]:.3f}" in printed
+    assert {r["category_id"] for r in written["results"]} <= {3, 17, 90}
+
+
+def test_eval_of_any_other_layout(run, toy, tmp_path):
+    paths = ["--images", str(toy / "val2017"), "--annotations", str(toy / "annotations" / "instances_val2017.json")]
+    assert main(["eval", "--weights", str(run), *paths, "--limit", "2", "--out", str(tmp_path / "e.json")]) == 0
+
+
+def test_predict_draws_and_writes_json(run, toy, tmp_path):
+    image = toy / "val2017" / "000000000200.png"
+    copy = tmp_path / "copy" / image.name
+    copy.parent.mkdir()
+    copy.write_bytes(image.read_bytes())
+    out = tmp_path / "out"
+    command = [
+        "predict",
+        "--weights",
+        str(run / "model.safetensors"),
+        "--out",
+        str(out),
+        "--threshold",
+        "0",
+        str(image),
+    ]
+    assert main([*command, str(copy)]) == 0
+    assert len(list(out.iterdir())) == 4  # two files of one name keep apart
+    written = json.loads((out / "000000000200_0.json").read_text())
+    with Image.open(image) as original, Image.open(out / "000000000200_0.png") as drawn:
+        assert drawn.size == original.size == (written["width"], written["height"])
+        assert (np.asarray(drawn.convert("RGB")) != np.asarray(original)).any()
+    assert written["detections"]
+    assert {d["name"] for d in written["detections"]} <= {"car", "cat", "toothbrush"}
+
+
+def test_trace_prints_the_table(toy, capsys):
+    assert main(["trace", str(toy / "val2017" / "000000000200.png"), "--preset", "tiny", "--size", "64"]) == 0
+    assert "encoder.layer0" in capsys.readouterr().out
+
+
+def test_resume_remembers_the_run(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out)]
+    assert (
+        main([*train, "--preset", "tiny_two_stage", "--epochs", "1", "--batch-size", "1", "--seed", "5", *SHORT]) == 0
+    )
+    assert main([*train, "--resume", "--epochs", "2"]) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["preset"], settings["batch_size"], settings["seed"]) == ("tiny_two_stage", 1, 5)
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps[-1] == 8
+
+
+def test_training_on_another_data_set_from_given_weights(run, tmp_path):
+    other = make_coco(tmp_path / "other", seed=1)
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(other), "--weights", str(run), "--out", str(out), "--epochs", "1"]) == 0
+    from ddetr import load_pretrained
+
+    assert load_pretrained(out).config == load_pretrained(run).config
+
+
+def test_ctrl_c_says_where_the_checkpoint_is(toy, tmp_path):
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddetr", "train", "--data", str(toy), "--preset", "tiny_two_stage", "--out", str(out),
+         "--epochs", "100000", *SHORT],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (out / "metrics.jsonl").exists():
+        time.sleep(0.2)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "with --resume goes on" in stdout
+    assert "Traceback" not in stderr
+    assert (out / "checkpoint.pt").exists()
+
+
+MISTAKES = [
+    (["train", "--out", "OUT"], "say where the data is"),
+    (["train", "--data", "nowhere", "--out", "OUT"], "nowhere is not in COCO's layout"),
+    (["train", "--data", "TOY", "--out", "OUT", "--set", "num_querys=3"], "did you mean 'num_queries'"),
+    (["train", "--data", "TOY", "--out", "OUT", "--set", "dropout"], "--set takes name=value"),
+    (["train", "--data", "TOY", "--out", "RUN"], "--resume goes on with it"),
+    (["train", "--data", "TOY", "--out", "OUT", "--resume"], "holds no run to resume"),
+    (["train", "--images", "TOY", "--out", "OUT"], "--images and --annotations go together"),
+    (["train", "--data", "TOY", "--out", "OUT", "--epochs", "1", "--minutes", "1"], "not both"),
+    (["eval", "--weights", "gone.pth", "--data", "TOY"], "no weights at gone.pth"),
+    (["predict", "--weights", "RUN", "gone.jpg", "--out", "OUT"], "gone.jpg is missing"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
+def test_mistakes_get_one_sentence(run, toy, tmp_path, capsys, arguments, message):
+    places = {"OUT": str(tmp_path / "out"), "TOY": str(toy), "RUN": str(run)}
+    assert main([places.get(argument, argument) for argument in arguments]) == 1
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1
+
+
+def test_help_of_every_command(capsys):
+    for command in ("train", "eval", "predict", "trace"):
+        with pytest.raises(SystemExit) as done:
+            main([command, "--help"])
+        assert done.value.code == 0
+        assert "--weights" in capsys.readouterr().out
