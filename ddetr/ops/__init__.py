@@ -1,12 +1,13 @@
 """The attention operator: one meaning, several back ends."""
 
-from .dispatch import BACKENDS, choose_backend, ms_deform_attn, ms_deform_attn_fused
+from .dispatch import BACKENDS, available_backends, choose_backend, ms_deform_attn, ms_deform_attn_fused
 from .grid_sample import ms_deform_attn_grid_sample
 from .locations import sampling_locations
 from .loop import bilinear_sample, ms_deform_attn_loop
 
 __all__ = [
     "BACKENDS",
+    "available_backends",
     "bilinear_sample",
     "choose_backend",
     "ms_deform_attn",

@@ -19,7 +19,9 @@ def sampling_locations(
     """
     box_size = reference_points.shape[-1]
     if box_size not in (2, 4):
-        raise ValueError(f"reference_points must end in 2 (x, y) or 4 (cx, cy, w, h); got {tuple(reference_points.shape)}")
+        raise ValueError(
+            f"reference_points must end in 2 (x, y) or 4 (cx, cy, w, h); got {tuple(reference_points.shape)}"
+        )
     centres = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
     if box_size == 2:
         if not isinstance(spatial_shapes, Tensor):

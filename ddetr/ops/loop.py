@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def bilinear_sample(image: Tensor, x: float, y: float) -> Tensor:
+def bilinear_sample(image: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
     """Read `image` (h, w, D) at the continuous place (x, y), in cells; returns (D,).
 
     Cell (row, column) covers [column, column + 1) x [row, row + 1), so its value sits at its centre, half a cell
@@ -21,7 +21,7 @@ def bilinear_sample(image: Tensor, x: float, y: float) -> Tensor:
     # `not (a < b)` rather than `a >= b`: every comparison with NaN is false, so NaN lands outside as well.
     if not (-0.5 < x < w + 0.5 and -0.5 < y < h + 0.5):
         return out
-    left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+    left, top = _floor(x - 0.5), _floor(y - 0.5)
     dx, dy = x - 0.5 - left, y - 0.5 - top
     corners = (
         (top, left, (1 - dy) * (1 - dx)),
@@ -35,6 +35,10 @@ def bilinear_sample(image: Tensor, x: float, y: float) -> Tensor:
     return out
 
 
+def _floor(x: float | Tensor) -> int:
+    return math.floor(x.item() if isinstance(x, Tensor) else x)
+
+
 def ms_deform_attn_loop(
     value: Tensor,
     level_sizes: list[tuple[int, int]],
@@ -44,8 +48,7 @@ def ms_deform_attn_loop(
     """Sum the values found at the sampling locations, each times its weight (paper, equation 3).
 
     value (B, S, M, D), sampling_locations (B, Q, M, L, P, 2) as (x, y) in [0, 1] of the padded map, attention_weights
-    (B, Q, M, L, P) -> (B, Q, M * D). Differentiable in `value` and `attention_weights`; the coordinates are read as
-    plain numbers, so no gradient reaches `sampling_locations`.
+    (B, Q, M, L, P) -> (B, Q, M * D). Differentiable, any number of times, in all three.
     """
     B, _, M, D = value.shape
     _, Q, _, L, P, _ = sampling_locations.shape
@@ -58,7 +61,7 @@ def ms_deform_attn_loop(
                 for level, (h, w) in enumerate(level_sizes):
                     image = maps[level][b, :, m].reshape(h, w, D)
                     for p in range(P):
-                        x, y = sampling_locations[b, q, m, level, p].tolist()
+                        x, y = sampling_locations[b, q, m, level, p]
                         sample = bilinear_sample(image, x * w, y * h)
                         total = total + attention_weights[b, q, m, level, p] * sample
                 rows.append(total)

@@ -36,22 +36,40 @@ def check_inputs(
     level_start_index: Tensor | Sequence[int] | None,
     sampling_locations: Tensor,
     attention_weights: Tensor,
+    names: tuple[str, str] = ("sampling_locations", "attention_weights"),
 ) -> None:
-    """Raise ValueError, naming the argument, what was given and what was expected, if the inputs do not fit together."""
+    """Raise ValueError, naming the argument, what was given and what was expected, if inputs do not fit together."""
     _check_tensor("value", value, "(B, S, M, D)", 4)
-    _check_tensor("sampling_locations", sampling_locations, "(B, Q, M, L, P, 2)", 6)
-    _check_tensor("attention_weights", attention_weights, "(B, Q, M, L, P)", 5)
+    _check_tensor(names[0], sampling_locations, "(B, Q, M, L, P, 2)", 6)
+    _check_tensor(names[1], attention_weights, "(B, Q, M, L, P)", 5)
     B, S, M, _ = value.shape
     L = len(level_sizes)
     _, Q, _, _, P, _ = sampling_locations.shape
-    _check_shape("sampling_locations", sampling_locations, (B, Q, M, L, P, 2), "(B, Q, M, L, P, 2)")
-    _check_shape("attention_weights", attention_weights, (B, Q, M, L, P), "(B, Q, M, L, P)")
-    for name, tensor in (("sampling_locations", sampling_locations), ("attention_weights", attention_weights)):
-        if tensor.device != value.device:
-            raise ValueError(f"{name} is on {tensor.device}, value on {value.device}: put them on one device")
+    _check_shape(names[0], sampling_locations, (B, Q, M, L, P, 2), "(B, Q, M, L, P, 2)")
+    _check_shape(names[1], attention_weights, (B, Q, M, L, P), "(B, Q, M, L, P)")
+    _check_device(names[0], sampling_locations, value)
+    _check_device(names[1], attention_weights, value)
     if P < 1:
-        raise ValueError("sampling_locations has no points (P = 0)")
+        raise ValueError(f"{names[0]} has no points (P = 0)")
     check_levels(level_sizes, level_start_index, S)
+
+
+def check_fused_inputs(
+    value: Tensor,
+    level_sizes: list[tuple[int, int]],
+    level_start_index: Tensor | Sequence[int] | None,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> None:
+    """The same for the fused form, whose offsets and logits have the shapes of locations and weights."""
+    names = ("sampling_offsets", "attention_logits")
+    check_inputs(value, level_sizes, level_start_index, sampling_offsets, attention_logits, names)
+    _check_tensor("reference_points", reference_points, "(B, Q, L, 2) or (B, Q, L, 4)", 4)
+    B, Q, L = value.shape[0], sampling_offsets.shape[1], len(level_sizes)
+    size = 4 if reference_points.shape[-1] == 4 else 2
+    _check_shape("reference_points", reference_points, (B, Q, L, size), "(B, Q, L, 2 | 4)")
+    _check_device("reference_points", reference_points, value)
 
 
 def check_levels(
@@ -95,3 +113,8 @@ def _check_shape(name: str, tensor: Tensor, expected: tuple[int, ...], letters: 
         raise ValueError(
             f"{name} must be {letters} = {expected} to fit value and spatial_shapes; got {tuple(tensor.shape)}"
         )
+
+
+def _check_device(name: str, tensor: Tensor, value: Tensor) -> None:
+    if tensor.device != value.device:
+        raise ValueError(f"{name} is on {tensor.device}, value on {value.device}: put them on one device")
