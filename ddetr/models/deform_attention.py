@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import ms_deform_attn_fused, sampling_locations
+from .linear import Linear
 
 
 class SamplingPoints(NamedTuple):
@@ -38,10 +39,10 @@ class MSDeformAttn(nn.Module):
             raise ValueError(f"embed_dim must be divisible by num_heads; got {embed_dim} and {num_heads}")
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
         num_samples = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, num_samples * 2)
-        self.attention_weights = nn.Linear(embed_dim, num_samples)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
+        self.sampling_offsets = Linear(embed_dim, num_samples * 2)
+        self.attention_weights = Linear(embed_dim, num_samples)
+        self.value_proj = Linear(embed_dim, embed_dim)
+        self.output_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

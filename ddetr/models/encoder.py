@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ..config import DeformableDETRConfig
 from .deform_attention import MSDeformAttn
+from .linear import Linear
 from .multi_scale import MultiScaleTokens
 from .reference_points import encoder_reference_points
 
@@ -13,8 +14,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, embed_dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(embed_dim, hidden_dim)
-        self.linear2 = nn.Linear(hidden_dim, embed_dim)
+        self.linear1 = Linear(embed_dim, hidden_dim)
+        self.linear2 = Linear(hidden_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(embed_dim)
 
