@@ -1,18 +1,22 @@
-# make setup      .venv with everything the series and the tests need
+# make setup      .venv with everything the series and the tests need, and the fast operator if there is a compiler
 # make notebooks  set up, then execute the series into build/notebooks, with progress
 # make test       set up, then run the tests
 # make lab        set up, then open the series in JupyterLab
 # make pages      set up, then execute notebooks/src into the committed notebooks
 # make lint       set up, then check style
+# make bench      set up, then time the operator against its peers (about ten minutes, on an idle machine)
+# make sanitize   set up, then run the operator's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup notebooks test lab pages lint clean
+.PHONY: setup notebooks test lab pages lint bench sanitize clean
 
+# Without a compiler the second step says so in a sentence, and the operator in plain PyTorch serves.
 setup: $(READY)
+	@$(BIN)/python -m ddetr.ops build || true
 
 # The stamp is written last, so that an interrupted set-up is taken up again.
 $(READY): pyproject.toml
@@ -37,6 +41,12 @@ pages: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: setup
+	$(BIN)/python benchmarks/ms_deform_attn.py
+
+sanitize: setup
+	bash tests/ops/sanitize.sh $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist
