@@ -21,13 +21,16 @@ class Linear(nn.Linear):
         return F.conv2d(image, self.weight[:, :, None, None], self.bias).squeeze(2).transpose(1, 2)
 
 
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+
+
 def _as_convolution(x: Tensor) -> bool:
-    """Not in a traced or compiled graph, which would carry the convolution to other machines."""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"):
+        return False  # a traced graph would carry the convolution to other machines
     return (
-        x.ndim == 3
+        _HAS_ONEDNN
+        and x.ndim == 3
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.shape[0] * x.shape[1] >= 256
-        and torch.backends.mkldnn.is_available()
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu"))
     )
