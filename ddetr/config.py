@@ -24,6 +24,16 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
+def _check_type(name: str, value: Any, kind: str) -> None:
+    """Exact types: `two_stage="no"` would be true, and `num_queries=True` would be 1."""
+    if kind == "float" and type(value) in (int, float) and 0 <= value < float("inf"):
+        return
+    if kind != "float" and type(value).__name__ == kind:
+        return
+    wanted = {"float": "a number of at least 0", "int": "a whole number", "bool": "True or False", "str": "a text"}
+    raise ValueError(f"{name} must be {wanted[kind]}; got {value!r}")
+
+
 @dataclass(frozen=True)
 class DeformableDETRConfig:
     """Every choice that shapes a model, with the paper's values as defaults (multi-scale, no refinement).
@@ -99,6 +109,8 @@ class DeformableDETRConfig:
     focal_gamma: float = 2.0
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_type(field.name, getattr(self, field.name), field.type)
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
         for name in (
@@ -113,6 +125,8 @@ class DeformableDETRConfig:
             raise ValueError(
                 f"backbone_width={self.backbone_width} goes with backbone='resnet10', not {self.backbone!r}"
             )
+        if self.backbone_width % 32:
+            raise ValueError(f"backbone_width must be a multiple of 32; got {self.backbone_width}")
         if self.dilation and self.backbone not in ("resnet50", "resnet101"):
             raise ValueError(f"dilation=True needs a bottleneck ResNet (resnet50, resnet101); got {self.backbone!r}")
         if not 0 <= self.frozen_stages <= 4:

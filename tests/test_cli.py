@@ -6,10 +6,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from toy_data import make_coco
 
-from ddetr.cli import main
+from ddetr import build_model
+from ddetr.checkpoints import save_model
+from ddetr.cli import _unique_names, main
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +74,8 @@ def test_predict_draws_and_writes_json(run, toy, tmp_path):
     ]
     assert main([*command, str(copy)]) == 0
     assert len(list(out.iterdir())) == 4  # two files of one name keep apart
-    written = json.loads((out / "000000000200_0.json").read_text())
-    with Image.open(image) as original, Image.open(out / "000000000200_0.png") as drawn:
+    written = json.loads((out / "000000000200.json").read_text())
+    with Image.open(image) as original, Image.open(out / "000000000200.png") as drawn:
         assert drawn.size == original.size == (written["width"], written["height"])
         assert (np.asarray(drawn.convert("RGB")) != np.asarray(original)).any()
     assert written["detections"]
@@ -125,6 +128,74 @@ def test_ctrl_c_says_where_the_checkpoint_is(toy, tmp_path):
     assert (out / "checkpoint.pt").exists()
 
 
+def test_predict_never_overwrites_a_photo(run, toy, tmp_path, capsys):
+    photo = tmp_path / "photo.png"
+    photo.write_bytes((toy / "val2017" / "000000000200.png").read_bytes())
+    before = photo.read_bytes()
+    assert main(["predict", "--weights", str(run), str(photo), "--out", str(tmp_path)]) == 1
+    assert "would be overwritten" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+def test_names_stay_apart():
+    assert _unique_names(["x/a.png", "y/a.png", "a_2.png", "a.jpg"]) == ["a", "a_2", "a_2_2", "a_3"]
+
+
+def test_a_refused_resume_changes_nothing(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), "--limit", "2"]
+    assert main([*train, "--preset", "tiny_two_stage", "--epochs", "1", *SHORT]) == 0
+    before = (out / "settings.json").read_text()
+    assert main([*train, "--resume", "--epochs", "2", "--set", "dropout=0.3"]) == 1
+    assert "leave out --set" in capsys.readouterr().err
+    assert main(["train", "--data", str(toy), "--out", str(out), "--resume", "--epochs", "2", "--limit", "3"]) == 1
+    assert "the data now has 3" in capsys.readouterr().err
+    assert (out / "settings.json").read_text() == before
+    assert main(["train", "--data", str(toy), "--out", str(out), "--resume", "--epochs", "2"]) == 0  # knows its limit
+    (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:5000])
+    assert main(["train", "--data", str(toy), "--out", str(out), "--resume", "--epochs", "3"]) == 1
+    assert "checkpoint.pt is not a PyTorch checkpoint" in capsys.readouterr().err
+
+
+def test_fine_tuning_keeps_the_weights_resolution_and_recipe(toy, tmp_path, capsys):
+    model = build_model("r50", backbone="resnet18", num_classes=3, encoder_layers=1, decoder_layers=1, num_queries=10,
+                        test_size=48)  # fmt: skip
+    save_model(model, tmp_path / "w.safetensors")
+    out = tmp_path / "run"
+    command = ["train", "--data", str(toy), "--weights", str(tmp_path / "w.safetensors"), "--out", str(out)]
+    assert main([*command, "--epochs", "1", "--limit", "2"]) == 0
+    assert "shorter side 48 px" in capsys.readouterr().out
+    optimizer = torch.load(out / "checkpoint.pt", weights_only=True)["optimizer"]
+    assert {group["name"]: group["factor"] for group in optimizer["param_groups"]}["backbone"] == 0.1
+
+
+def test_a_bad_image_in_a_loading_process_is_one_sentence(run, toy, tmp_path, capsys):
+    broken = make_coco(tmp_path / "broken")
+    (broken / "val2017" / "000000000201.png").unlink()
+    command = ["eval", "--weights", str(run), "--data", str(broken), "--out", str(tmp_path / "e.json")]
+    assert main([*command, "--workers", "1"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: image id 201: ")
+    assert "is missing" in error
+    for name in ("200", "202", "203"):
+        (broken / "val2017" / f"000000000{name}.png").unlink()
+    assert main([*command, "--skip-bad-images"]) == 1
+    assert "could be evaluated" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--device", "foo"], ["--limit", "0"], ["--size", "-3"], ["--eval-every", "0"], ["--seed", str(2**70)],
+     ["--workers", "-1"]],
+    ids=lambda option: option[0],
+)  # fmt: skip
+def test_values_out_of_range_are_refused(toy, tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as done:
+        main(["train", "--data", str(toy), "--out", str(tmp_path / "run"), *option])
+    assert done.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
 MISTAKES = [
     (["train", "--out", "OUT"], "say where the data is"),
     (["train", "--data", "nowhere", "--out", "OUT"], "nowhere is not in COCO's layout"),
@@ -134,6 +205,11 @@ MISTAKES = [
     (["train", "--data", "TOY", "--out", "OUT", "--resume"], "holds no run to resume"),
     (["train", "--images", "TOY", "--out", "OUT"], "--images and --annotations go together"),
     (["train", "--data", "TOY", "--out", "OUT", "--epochs", "1", "--minutes", "1"], "not both"),
+    (["train", "--data", "TOY", "--out", "OUT", "--set", "two_stage=no"], "two_stage must be True or False; got 'no'"),
+    (["train", "--data", "TOY", "--out", "OUT", "--set", "num_classes=5"], "num_classes is not set by hand"),
+    (["train", "--data", "TOY", "--out", "OUT", "--preset", "tiny", "--weights", "RUN"], "--preset or --weights"),
+    (["train", "--data", "TOY", "--out", "FILE/run"], "cannot be a folder to write into"),
+    (["eval", "--weights", "RUN", "--data", "TOY", "--out", "TOY"], "is a folder"),
     (["eval", "--weights", "gone.pth", "--data", "TOY"], "no weights at gone.pth"),
     (["predict", "--weights", "RUN", "gone.jpg", "--out", "OUT"], "gone.jpg is missing"),
 ]
@@ -141,12 +217,18 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
 def test_mistakes_get_one_sentence(run, toy, tmp_path, capsys, arguments, message):
-    places = {"OUT": str(tmp_path / "out"), "TOY": str(toy), "RUN": str(run)}
+    (tmp_path / "file").touch()
+    places = {
+        "OUT": str(tmp_path / "out"),
+        "TOY": str(toy),
+        "RUN": str(run),
+        "FILE/run": str(tmp_path / "file" / "run"),
+    }
     assert main([places.get(argument, argument) for argument in arguments]) == 1
     printed = capsys.readouterr()
-    assert message in printed.err
-    assert printed.err.startswith("error: ")
-    assert printed.err.count("\n") == 1
+    (sentence,) = [line for line in printed.err.splitlines() if "tensors loaded" not in line]
+    assert sentence.startswith("error: ")
+    assert message in sentence
 
 
 def test_help_of_every_command(capsys):

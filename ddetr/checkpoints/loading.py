@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -67,10 +68,14 @@ def load_into(model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path,
         FileNotFoundError: no such file.
     """
     if isinstance(weights, Mapping):
-        state = strip_wrapper(dict(weights))
-        origin = "the state dict"
-    else:
+        state, origin = strip_wrapper(dict(weights)), "the state dict"
+        wrong = next((name for name, value in state.items() if not isinstance(value, Tensor)), None)
+        if wrong is not None:
+            raise CheckpointError(f"{origin} must map names to tensors; {wrong!r} is a {type(state[wrong]).__name__}")
+    elif isinstance(weights, str | Path):
         state, origin = read_checkpoint(weights).state, str(weights)
+    else:
+        raise CheckpointError(f"weights must be a state dict or a path; got {type(weights).__name__}")
     naming = _naming_of(state, origin)
     translation = translate(state, model, naming)
     own = model.state_dict()
@@ -108,6 +113,13 @@ def infer_config(state: Mapping[str, Tensor]) -> DeformableDETRConfig:
         CheckpointError: the naming is unknown, or the backbone is no ResNet of this package.
     """
     naming = _naming_of(state, "the state dict")
+    try:
+        return _read_config(state, naming)
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise CheckpointError(f"the checkpoint is no whole Deformable DETR: {error}") from error
+
+
+def _read_config(state: Mapping[str, Tensor], naming: str) -> DeformableDETRConfig:
     names = our_names(list(state), naming)
     shapes = {new: tuple(state[old].shape) for old, new in names.items()}
 
@@ -155,6 +167,8 @@ def load_pretrained(source: str | Path, *, num_classes: int | None = None, **ove
     path = _find_file(Path(source))
     checkpoint = read_checkpoint(path)
     config = _config_of(checkpoint, path).replace(**overrides)
+    if "config" not in checkpoint.metadata and config.num_levels == 1 and "dilation" not in overrides:
+        logger.warning("%s: shapes do not tell DC5; taken to be without dilation (else: dilation=True)", path)
     model = DeformableDETR(config)
     load_into(model, checkpoint.state)
     model.categories = checkpoint.metadata.get("categories")
@@ -185,11 +199,30 @@ def _find_file(source: Path) -> Path:
 
 def _config_of(checkpoint: Checkpoint, path: Path) -> DeformableDETRConfig:
     if "config" not in checkpoint.metadata:
-        return infer_config(checkpoint.state)
+        config = infer_config(checkpoint.state)
+        return config.replace(**_hugging_face_options(path.parent / "config.json"))
     try:
         return DeformableDETRConfig.from_dict(checkpoint.metadata["config"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its config is not one of this version's: {error}") from error
+
+
+def _hugging_face_options(file: Path) -> dict[str, Any]:
+    """What shapes do not tell, from the config.json that transformers writes beside the weights, if there is one."""
+    try:
+        options = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(options, dict) or options.get("model_type") != "deformable_detr":
+        return {}
+    names = {
+        "num_heads": "decoder_attention_heads",
+        "num_points": "decoder_n_points",
+        "num_queries": "two_stage_num_proposals" if options.get("two_stage") else "num_queries",
+        "box_refine": "with_box_refine",
+        "dilation": "dilation",
+    }
+    return {ours: options[theirs] for ours, theirs in names.items() if theirs in options}
 
 
 def _naming_of(state: Mapping[str, Tensor], origin: str) -> str:
@@ -206,7 +239,7 @@ def _naming_of(state: Mapping[str, Tensor], origin: str) -> str:
 def _advice(state: Mapping[str, Tensor], naming: str) -> str:
     try:
         config = infer_config(state)
-    except (CheckpointError, KeyError):
+    except CheckpointError:
         return "Is it a checkpoint of another model?"
     default = DeformableDETRConfig()
     values = {k: v for k, v in config.to_dict().items() if v != getattr(default, k)}

@@ -52,7 +52,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise FileNotFoundError(f"no weights at {path}" + (": that is a folder" if path.is_dir() else ""))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    return Checkpoint(_find_state(_read_torch(path), path), {})
+    contents = read_torch(path)
+    own = isinstance(contents, dict) and isinstance(contents.get("config"), dict) and "step" in contents
+    metadata = {key: contents[key] for key in ("config", "categories") if contents.get(key)} if own else {}
+    return Checkpoint(_find_state(contents, path), metadata)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -70,7 +73,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: its metadata is not JSON: {error}") from error
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
+    """What torch.save wrote: tensors, numbers, texts and containers of them. CheckpointError if it cannot be read."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # an older, unzipped file, or none at all: torch.load below says which
@@ -79,8 +83,10 @@ def _read_torch(path: Path) -> Any:
         with torch.serialization.safe_globals([_inert_class(name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"{path} cannot be read safely, as weights only: {reason}") from error
+        # PyTorch's own message goes on to recommend unsafe loading, so it is not passed on.
+        raise CheckpointError(
+            f"{path} is not a PyTorch checkpoint, or needs code of its own to be run, which is refused"
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {error}") from error
 

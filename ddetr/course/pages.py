@@ -13,7 +13,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 SOURCES = Path(__file__).parents[2] / "notebooks" / "src"
 BUDGET_SECONDS = 600
@@ -55,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as 00_tour; default: all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the notebooks go")
     args = parser.parse_args(argv)
+    unknown = set(args.pages) - set(page_names())
+    if unknown:
+        parser.error(f"no page {sorted(unknown)[0]!r}; pages are {', '.join(page_names())}")
     names = args.pages or page_names()
     args.out.mkdir(parents=True, exist_ok=True)
     failed = []
@@ -65,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             page = execute(page, args.out)
             print(f"{time.monotonic() - started:.0f} s", flush=True)
-        except CellExecutionError as error:
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed.append(name)
             print(f"failed\n{error}", flush=True)
         if name not in failed:

@@ -70,11 +70,7 @@ class CocoDetection(Dataset):
         own = [{"id": c["id"], "name": c["name"]} for c in sorted(self.coco.cats.values(), key=lambda c: c["id"])]
         self.categories = categories if categories is not None else own
         self.label_of = {category["id"]: label for label, category in enumerate(self.categories)}
-        unknown = [c["name"] for c in own if c["id"] not in self.label_of]
-        if unknown:
-            raise DataError(
-                f"{self.annotation_file} has categories that the model does not know: {', '.join(unknown[:5])}"
-            )
+        self._check_categories(own)
         self.image_ids = sorted(self.coco.imgs)[:limit]
 
     @property
@@ -107,7 +103,7 @@ class CocoDetection(Dataset):
         """The image's file. DataError for a name that leads out of the image folder."""
         name = self.coco.imgs[image_id]["file_name"]
         path = self.image_dir / name
-        if Path(name).is_absolute() or not path.resolve().is_relative_to(self.image_dir.resolve()):
+        if "\0" in name or Path(name).is_absolute() or not path.resolve().is_relative_to(self.image_dir.resolve()):
             raise DataError(f"file_name {name!r} leads out of the image folder {self.image_dir}")
         return path
 
@@ -124,6 +120,19 @@ class CocoDetection(Dataset):
                 boxes.tolist(), detections["labels"].tolist(), detections["scores"].tolist(), strict=True
             )
         ]
+
+    def _check_categories(self, own: list[dict[str, Any]]) -> None:
+        """The file's categories must be among the ones that labels stand for, by id and by name."""
+        unknown = [c["name"] for c in own if c["id"] not in self.label_of]
+        if unknown:
+            names = ", ".join(unknown[:5])
+            raise DataError(f"{self.annotation_file} has categories that the model does not know: {names}")
+        for category in own:
+            name = self.categories[self.label_of[category["id"]]]["name"]
+            if name != category["name"]:
+                raise DataError(
+                    f"{self.annotation_file} calls category {category['id']} {category['name']!r}, the model {name!r}"
+                )
 
     def _load(self, image_id: int) -> tuple[tv_tensors.Image, Tensor, Tensor, Orientation]:
         picture, turned = read_image(self.path(image_id))
@@ -240,6 +249,10 @@ def _check_entry(entry: Any, required: dict[str, type], where: str) -> None:
     for side in ("width", "height"):
         if side in entry and not (_is_number(entry[side]) and entry[side] > 0):
             raise DataError(f"{where}: '{side}' must be a positive number; got {entry[side]!r:.60}")
+    if not (entry.get("iscrowd") is None or entry["iscrowd"] in (0, 1)):  # "0" would be true
+        raise DataError(f"{where}: 'iscrowd' must be 0 or 1; got {entry['iscrowd']!r:.60}")
+    if not (entry.get("id") is None or isinstance(entry["id"], int)):
+        raise DataError(f"{where}: 'id' must be int; got {entry['id']!r:.60}")
     if "bbox" in required and not (len(entry["bbox"]) == 4 and all(map(_is_number, entry["bbox"]))):
         raise DataError(f"{where}: bbox must be four finite numbers x, y, width, height; got {entry['bbox']!r:.60}")
 
@@ -258,7 +271,7 @@ def _complete(contents: dict[str, Any], path: Path) -> None:
             annotation["id"] = number
     for annotation in contents["annotations"]:
         _, _, w, h = annotation["bbox"]
-        annotation["iscrowd"] = int(bool(annotation.get("iscrowd", 0)))
+        annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
         if not _is_number(annotation.get("area")):
             annotation["area"] = w * h
         empty += w <= 0 or h <= 0

@@ -74,7 +74,7 @@ def read_image(path: str | Path) -> tuple[Image.Image, Orientation]:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; real damage raises
             with Image.open(path) as file:
                 orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG), UPRIGHT)
-                return _to_rgb(ImageOps.exif_transpose(file)), orientation
+                return upright_rgb(file), orientation
     except FileNotFoundError:
         raise DataError(f"image file {path} is missing") from None
     except Image.DecompressionBombError as error:
@@ -85,10 +85,16 @@ def read_image(path: str | Path) -> tuple[Image.Image, Orientation]:
         ) from error
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as 8-bit RGB, turned as its EXIF orientation says; what is transparent becomes white."""
+    return _to_rgb(ImageOps.exif_transpose(image))
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip at 255
         pixels = np.asarray(image, dtype=np.float64)
-        scale = 257 if pixels.max(initial=0) > 255 else 1
+        # Pillow's mode "I" may hold 8 or 16 bits; "I;16" says which.
+        scale = 257 if image.mode != "I" or pixels.max(initial=0) > 255 else 1
         return Image.fromarray((pixels / scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         pixels = np.nan_to_num(np.asarray(image))
@@ -110,7 +116,7 @@ def normalize_image(image: Image.Image | np.ndarray | Tensor) -> Tensor:
         ValueError: another shape or dtype, or floats outside [0, 1].
     """
     if isinstance(image, Image.Image):
-        tensor = F.pil_to_tensor(_to_rgb(ImageOps.exif_transpose(image)))
+        tensor = F.pil_to_tensor(upright_rgb(image))
     elif isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise ValueError(f"an array must be (H, W, 3) of uint8; got {image.shape} of {image.dtype}")

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from .images import normalize_image
+from .images import normalize_image, upright_rgb
 
 Sample = tuple[Tensor, dict[str, Any]]
 
@@ -29,7 +29,7 @@ class Resolution:
     @classmethod
     def around(cls, test_size: int) -> Resolution:
         """The paper's sizes for 800 (480 to 800 in steps of 32, at most 1333), in proportion for other sizes."""
-        sizes = tuple(round(test_size * fraction / 25) for fraction in range(15, 26))
+        sizes = tuple(max(1, round(test_size * fraction / 25)) for fraction in range(15, 26))
         return cls(sizes, test_size, round(test_size * 5 / 3))
 
 
@@ -70,8 +70,8 @@ def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Samp
     """The paper's augmentation: flip, then a resize, or a resize, a crop and another resize, each half of the time."""
     resize = ResizeShortest(list(resolution.train_sizes), resolution.max_size)
     scale = resolution.test_size / 800
-    before_crop = ResizeShortest([round(size * scale) for size in (400, 500, 600)])
-    crop = RandomSizeCrop(round(384 * scale), round(600 * scale))
+    before_crop = ResizeShortest([max(1, round(size * scale)) for size in (400, 500, 600)])
+    crop = RandomSizeCrop(max(1, round(384 * scale)), max(1, round(600 * scale)))
     return v2.Compose(
         [
             v2.RandomHorizontalFlip(),
@@ -87,9 +87,9 @@ def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sampl
 
 
 def prepare_image(picture: Image.Image, test_size: int) -> Tensor:
-    """A picture as the model takes it, (3, H, W), resized as `eval_transform` resizes a data set's."""
+    """A picture as the model takes it, (3, H, W), upright and resized as `eval_transform` resizes a data set's."""
     resolution = Resolution.around(test_size)
-    resized = ResizeShortest(resolution.test_size, resolution.max_size)(F.pil_to_tensor(picture))
+    resized = ResizeShortest(resolution.test_size, resolution.max_size)(F.pil_to_tensor(upright_rgb(picture)))
     return normalize_image(resized)
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..config import DeformableDETRConfig
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -13,7 +15,8 @@ class Recipe:
 
     Attributes:
         lr: learning rate of the transformer.
-        slow_factor: what `lr` is multiplied by for the backbone, `sampling_offsets` and `reference_points`.
+        slow_factor: what `lr` is multiplied by for `sampling_offsets` and `reference_points`.
+        backbone_factor: what `lr` is multiplied by for the backbone.
         clip_norm: largest norm of the whole gradient; 0 for no limit.
         warmup: steps over which the rate rises from 0; the paper has none.
         drop_at: fraction of the run after which the rate falls to a tenth: epoch 40 of 50.
@@ -34,9 +37,9 @@ PAPER_RECIPE = Recipe()
 TINY_RECIPE = Recipe(lr=5e-4, backbone_factor=1.0, warmup=100)
 
 
-def default_recipe(preset: str) -> Recipe:
-    """What a preset is trained with: the tiny ones from scratch, the others as in the paper."""
-    return TINY_RECIPE if preset.startswith("tiny") else PAPER_RECIPE
+def default_recipe(config: DeformableDETRConfig) -> Recipe:
+    """What a model is trained with: the tiny ones from scratch, the others as in the paper."""
+    return TINY_RECIPE if config.backbone == "resnet10" else PAPER_RECIPE
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:

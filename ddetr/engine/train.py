@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints import CheckpointError, save_model, save_training_state
+from ..checkpoints.reading import read_torch
 from ..data import CocoDetection
 from ..models import DeformableDETR
 from .batches import mix_seed, train_loader
@@ -66,6 +68,9 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    num_images: int = 0
+    """Images of the data set, so that a run is not resumed on another one."""
+    images_seen: int = 0
     stopped: bool = False
     """Whether Ctrl-C (or SIGTERM) ended the run early."""
 
@@ -97,15 +102,15 @@ def train(
 
     Raises:
         ValueError: bad input to the model; an empty data set.
-        FloatingPointError: a loss became NaN or infinite; nothing was saved after that.
-        CheckpointError: `resume` with the checkpoint of another model.
+        FloatingPointError: a loss or gradient became NaN or infinite; nothing was saved after that.
+        CheckpointError: `resume` with a checkpoint that is damaged, or of another model or data set.
     """
     if not len(dataset):
         raise ValueError(f"no images to train on in {dataset.annotation_file}")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     model.train()
-    state = TrainState(model, build_optimizer(model, options.recipe))
+    state = TrainState(model, build_optimizer(model, options.recipe), num_images=len(dataset))
     if resume:
         load_training_state(state, out / "checkpoint.pt")
     steps_per_epoch = -(-len(dataset) // options.batch_size)
@@ -114,34 +119,43 @@ def train(
     log = _Log(out / "metrics.jsonl", state, callbacks, resume)
     saved = started = time.monotonic()
 
-    with _stop_on_interrupt() as stop, _bar(state, options, last_step, progress) as bar:
-        for images, targets in loader if state.progress(options, steps_per_epoch) < 1 else ():
-            rate = set_learning_rate(
-                state.optimizer, options.recipe, state.step, state.progress(options, steps_per_epoch)
-            )
-            losses, norm = train_step(state, images, targets, options)
-            state.step += 1
-            now = time.monotonic()
-            state.seconds, started = state.seconds + now - started, now
-            epoch = state.step / steps_per_epoch
-            if losses and state.step % options.log_every == 0:
-                log.write("train", epoch=round(epoch, 4), lr=rate, grad_norm=norm, **losses)
-                bar.set_postfix(loss=f"{losses['loss']:.3f}", refresh=False)
-            _advance(bar, state, options)
+    def evaluate_and_log() -> None:
+        metrics = evaluate(model, val, progress=progress, interrupted=stop.is_set).metrics
+        log.write("eval", epoch=round(state.step / steps_per_epoch, 4), **metrics)
 
-            done = stop.is_set() or state.progress(options, steps_per_epoch) >= 1
-            if not done and now - saved > options.save_every:
-                save_run(state, out)
-                saved = now
-            if not done and val is not None and options.eval_every and epoch % options.eval_every == 0:
-                log.write("eval", epoch=epoch, **evaluate(model, val, progress=progress).metrics)
-            started = time.monotonic()  # saving and evaluating is not training time
-            if done:
-                break
+    with _stop_on_interrupt() as stop:
+        with _bar(state, options, last_step, progress) as bar:
+            for images, targets in loader if state.progress(options, steps_per_epoch) < 1 else ():
+                rate = set_learning_rate(
+                    state.optimizer, options.recipe, state.step, state.progress(options, steps_per_epoch)
+                )
+                losses, norm = train_step(state, images, targets, options)
+                state.step += 1
+                now = time.monotonic()
+                state.seconds, started = state.seconds + now - started, now
+                if losses and state.step % options.log_every == 0:
+                    log.write("train", epoch=round(state.step / steps_per_epoch, 4), lr=rate, grad_norm=norm, **losses)
+                    bar.set_postfix(loss=f"{losses['loss']:.3f}", refresh=False)
+                _advance(bar, state, options)
+
+                if stop.is_set() or state.progress(options, steps_per_epoch) >= 1:
+                    break
+                epoch, rest = divmod(state.step, steps_per_epoch)
+                due = val is not None and options.eval_every and rest == 0 and epoch % options.eval_every == 0
+                if due or now - saved > options.save_every:
+                    save_run(state, out)
+                    saved = now
+                if due:
+                    with contextlib.suppress(KeyboardInterrupt):  # `stop` ends the run after the next step
+                        evaluate_and_log()
+                started = time.monotonic()  # saving and evaluating is not training time
+        if not state.images_seen and state.step:
+            raise ValueError(f"none of the {len(dataset)} images could be read: nothing was learnt")
+        save_run(state, out)
+        if val is not None and not stop.is_set():
+            with contextlib.suppress(KeyboardInterrupt):
+                evaluate_and_log()
         state.stopped = stop.is_set()
-    save_run(state, out)
-    if val is not None and not state.stopped:
-        log.write("eval", epoch=state.step / steps_per_epoch, **evaluate(model, val, progress=progress).metrics)
     return state
 
 
@@ -154,6 +168,7 @@ def train_step(
     """
     if not images:
         return {}, 0.0
+    state.images_seen += len(images)
     torch.manual_seed(mix_seed(options.seed, state.step))  # dropout, as if the run had never been interrupted
     device = state.model.flatten.level_embed.device
     try:
@@ -166,6 +181,11 @@ def train_step(
     state.optimizer.zero_grad(set_to_none=True)
     total.backward()
     norm = clip_gradients(state.model.parameters(), options.recipe.clip_norm)
+    if not norm < float("inf"):
+        raise FloatingPointError(
+            f"at step {state.step}, image ids {_image_ids(targets)}: the gradient's norm is {norm}. The weights are "
+            "those of the step before; try a lower learning rate"
+        )
     state.optimizer.step()
     return numbers, norm
 
@@ -175,27 +195,49 @@ def save_run(state: TrainState, out: Path) -> None:
     save_model(state.model, out / "model.safetensors")
     contents = {
         "config": state.model.config.to_dict(),
+        "categories": state.model.categories,
         "model": state.model.state_dict(),
         "optimizer": state.optimizer.state_dict(),
         "step": state.step,
         "seconds": state.seconds,
+        "num_images": state.num_images,
+        "images_seen": state.images_seen,
     }
     save_training_state(contents, out / "checkpoint.pt")
 
 
 def load_training_state(state: TrainState, path: Path) -> None:
-    """Put a checkpoint of `save_run` into `state`. FileNotFoundError, or CheckpointError if it is of another model."""
-    if not path.is_file():
-        raise FileNotFoundError(f"nothing to resume: no {path}")
-    contents = torch.load(path, map_location="cpu", weights_only=True)
+    """Put a checkpoint of `save_run` into `state`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CheckpointError: it is damaged, of another model, or of other data.
+    """
+    contents = read_training_state(path)
     config = state.model.config.to_dict()
     changed = [key for key in config if contents["config"].get(key) != config[key]]
     if changed:
         described = ", ".join(f"{key}={contents['config'].get(key)!r}, not {config[key]!r}" for key in changed)
         raise CheckpointError(f"{path} is the checkpoint of another model: {described}")
+    if contents["categories"] != state.model.categories or contents["num_images"] != state.num_images:
+        raise CheckpointError(
+            f"{path} was trained on {contents['num_images']} images; the data now has {state.num_images}, or other "
+            "categories: a run is resumed on the same data"
+        )
     state.model.load_state_dict(contents["model"])
     state.optimizer.load_state_dict(contents["optimizer"])
-    state.step, state.seconds = contents["step"], contents["seconds"]
+    state.step, state.seconds, state.images_seen = contents["step"], contents["seconds"], contents["images_seen"]
+
+
+def read_training_state(path: Path) -> dict[str, Any]:
+    """What `save_run` wrote as checkpoint.pt. FileNotFoundError, or CheckpointError if it is something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume: no {path}")
+    contents = read_torch(path)
+    needed = {"config", "categories", "model", "optimizer", "step", "seconds", "num_images", "images_seen"}
+    if not isinstance(contents, dict) or not needed <= contents.keys():
+        raise CheckpointError(f"{path} is no checkpoint of a training run")
+    return contents
 
 
 class _Log:
@@ -206,7 +248,8 @@ class _Log:
         kept = ""
         if resume and path.exists():
             # Lines of steps after the checkpoint will be written again; a killed run may have left half a line.
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= state.step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = [line for line in lines if _step_of(line) <= state.step]
             kept = "".join(line + "\n" for line in lines)
         path.write_text(kept)
 
@@ -220,8 +263,8 @@ class _Log:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
         return float("inf")
 
 

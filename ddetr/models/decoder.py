@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..config import DeformableDETRConfig
 from .deform_attention import MSDeformAttn
+from .dropout import Dropout
 from .encoder import FeedForward
 from .heads import DetectionHeads
 from .multi_scale import MultiScaleTokens
@@ -36,7 +37,7 @@ class DecoderLayer(nn.Module):
         self.cross_attn = MSDeformAttn(C, config.num_levels, config.num_heads, config.num_points)
         self.cross_attn_norm = nn.LayerNorm(C)
         self.ffn = FeedForward(C, config.ffn_dim, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self, query: Tensor, query_pos: Tensor, reference_points: Tensor, memory: Tensor, tokens: MultiScaleTokens

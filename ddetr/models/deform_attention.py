@@ -82,7 +82,7 @@ class MSDeformAttn(nn.Module):
             (B, Q, C).
 
         Raises:
-            ValueError: shapes that do not fit together.
+            ValueError: tokens, levels, mask or reference points that do not fit together.
         """
         value = self.project_value(tokens, mask)
         offsets, logits = self.project_query(query)
@@ -93,6 +93,8 @@ class MSDeformAttn(nn.Module):
         """(B, S, C) -> (B, S, M, D), zero where `mask` says padding."""
         value = self.value_proj(tokens)
         if mask is not None:
+            if mask.shape != tokens.shape[:2]:
+                raise ValueError(f"mask must be (B, S) = {tuple(tokens.shape[:2])}; got {tuple(mask.shape)}")
             value = value.masked_fill(mask[..., None], 0.0)
         return value.unflatten(-1, (self.num_heads, -1))
 

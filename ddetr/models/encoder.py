@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ..config import DeformableDETRConfig
 from .deform_attention import MSDeformAttn
+from .dropout import Dropout
 from .linear import Linear
 from .multi_scale import MultiScaleTokens
 from .reference_points import encoder_reference_points
@@ -16,12 +17,12 @@ class FeedForward(nn.Module):
         super().__init__()
         self.linear1 = Linear(embed_dim, hidden_dim)
         self.linear2 = Linear(hidden_dim, embed_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        hidden = self.dropout(self.linear1(x).relu())
+        hidden = self.dropout(self.linear1(x).relu_())
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 
@@ -34,7 +35,7 @@ class EncoderLayer(nn.Module):
         self.self_attn = MSDeformAttn(C, config.num_levels, config.num_heads, config.num_points)
         self.self_attn_norm = nn.LayerNorm(C)
         self.ffn = FeedForward(C, config.ffn_dim, config.dropout)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, tokens: MultiScaleTokens, reference_points: Tensor) -> Tensor:
         """x (B, S, C), the tokens so far; reference_points (B, S, L, 2) -> (B, S, C)."""

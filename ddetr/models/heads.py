@@ -54,7 +54,6 @@ class DetectionHeads(nn.Module):
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
         count = config.decoder_layers if config.box_refine else 1
-        self.class_embed = nn.ModuleList(class_head(config.embed_dim, config.num_classes) for _ in range(count))
         first_class, first_box = class_head(config.embed_dim, config.num_classes), box_head(config.embed_dim)
         self.class_embed = nn.ModuleList(copy.deepcopy(first_class) for _ in range(count))
         self.box_embed = nn.ModuleList(copy.deepcopy(first_box) for _ in range(count))

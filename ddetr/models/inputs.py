@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -91,15 +92,27 @@ def _check_target(
     if not isinstance(target, dict) or not {"boxes", "labels"} <= target.keys():
         given = sorted(target) if isinstance(target, dict) else type(target).__name__
         raise ValueError(f"{name} must be a dict with 'boxes' (N, 4) and 'labels' (N,); got {given}")
-    boxes, labels = torch.as_tensor(target["boxes"]), torch.as_tensor(target["labels"])
+    boxes, labels = (_as_tensor(f"{name}['{key}']", target[key]) for key in ("boxes", "labels"))
     if boxes.numel() == 0 and labels.numel() == 0:
         boxes, labels = boxes.reshape(0, 4), labels.reshape(0)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name}: boxes must be (N, 4) as (x1, y1, x2, y2) in pixels; got {tuple(boxes.shape)}")
     _check_labels(name, labels, len(boxes), num_classes)
     _check_boxes(name, boxes.float().cpu(), size)
     h, w = size
     scale = torch.tensor([w, h, w, h], dtype=torch.float32, device=device)
     normalised = xyxy_to_cxcywh(boxes.to(device=device, dtype=torch.float32)) / scale
     return Target(labels.to(device=device, dtype=torch.int64), normalised)
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"{name} must be a tensor or a list of numbers; got {values!r:.60}") from error
+    if tensor.is_complex():
+        raise ValueError(f"{name} must hold real numbers; got {tensor.dtype}")
+    return tensor
 
 
 def _check_labels(name: str, labels: Tensor, count: int, num_classes: int) -> None:
@@ -111,6 +124,7 @@ def _check_labels(name: str, labels: Tensor, count: int, num_classes: int) -> No
         return
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(f"{name}: labels must be integers; got {labels.dtype}")
+    labels = labels.to(torch.int64)  # a small integer type could not be compared with num_classes
     wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise ValueError(
@@ -120,8 +134,6 @@ def _check_labels(name: str, labels: Tensor, count: int, num_classes: int) -> No
 
 
 def _check_boxes(name: str, boxes: Tensor, size: tuple[int, int]) -> None:
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{name}: boxes must be (N, 4) as (x1, y1, x2, y2) in pixels; got {tuple(boxes.shape)}")
     if not len(boxes):
         return
     if not boxes.isfinite().all():
@@ -133,7 +145,8 @@ def _check_boxes(name: str, boxes: Tensor, size: tuple[int, int]) -> None:
             f"{name}: box {_numbers(empty[0])} has no area: boxes are (x1, y1, x2, y2) with x2 > x1 and y2 > y1, "
             "not (x, y, w, h) or (cx, cy, w, h)"
         )
-    if boxes.max() <= 1 and (boxes != boxes.round()).any():
+    # A sliver that a crop left in the corner is as small, but it starts at 0.
+    if boxes.max() <= 1 and (boxes[:, :2] > 0).all(1).any():
         raise ValueError(
             f"{name}: box {_numbers(boxes[0])} looks normalised; boxes must be in pixels of the image ({w} x {h})"
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .deform_attention import MSDeformAttn
+from .modes import evaluating
 from .multi_scale import level_mask
 from .reference_points import encoder_reference_points
 
@@ -93,7 +94,7 @@ class Trace(Sequence[TraceEntry]):
 def trace_model(model: DeformableDETR, images: Sequence[Tensor]) -> Trace:
     """Run `model` on `images` and keep every intermediate; the model's mode is put back afterwards."""
     trace = Trace()
-    with _evaluating(model), _listening(model, trace):
+    with evaluating(model), _listening(model, trace):
         batch = model.batch_images(images)
         trace.image_sizes = batch.sizes
         trace.add("pre_transformer", "images", batch.images)
@@ -129,18 +130,6 @@ def trace_model(model: DeformableDETR, images: Sequence[Tensor]) -> Trace:
             for name, tensor in detections.items():
                 trace.add(f"detections{b}", name, tensor)
     return trace
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    # Each module's own mode is put back: a user may have set only some of them to train.
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 @contextmanager

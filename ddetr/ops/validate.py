@@ -19,7 +19,10 @@ def as_level_sizes(spatial_shapes: LevelSizes) -> list[tuple[int, int]]:
         if spatial_shapes.is_floating_point() or spatial_shapes.is_complex() or spatial_shapes.dtype == torch.bool:
             raise ValueError(f"spatial_shapes must hold integers; got {spatial_shapes.dtype}")
         spatial_shapes = spatial_shapes.tolist()
-    sizes = [tuple(pair) for pair in spatial_shapes]
+    try:
+        sizes = [tuple(pair) for pair in spatial_shapes]
+    except TypeError:
+        raise ValueError(f"spatial_shapes must be (L, 2), or a list of pairs (h, w); got {spatial_shapes!r}") from None
     if not sizes:
         raise ValueError("spatial_shapes is empty: give at least one level (h, w)")
     for level, size in enumerate(sizes):

@@ -17,6 +17,7 @@ import torch
 from IPython.display import display
 from matplotlib.cbook import get_sample_data
 from PIL import Image
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from ddetr import build_model
 from ddetr.data import CocoDetection, coco_layout, normalize_image, prepare_image
@@ -220,7 +221,7 @@ else:
 
 # %%
 try:
-    model([torch.zeros(3, 480, 546, dtype=torch.uint8)])
+    model([pil_to_tensor(photo)])
 except ValueError as error:
     print(*str(error).split(". "), sep="\n")
 

@@ -126,6 +126,23 @@ def test_damaged_files_say_which(tmp_path, contents, name):
         load_pretrained(tmp_path / name)
 
 
+def test_half_a_model_and_no_model(tmp_path):
+    torch.save({"transformer.level_embed": torch.zeros(4, 256)}, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="no whole Deformable DETR"):
+        load_pretrained(tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="is a int"):
+        load_into(build_model("tiny"), {"flatten.level_embed": 5})
+    with pytest.raises(CheckpointError, match="a state dict or a path; got NoneType"):
+        load_into(build_model("tiny"), None)
+
+
+def test_unsafe_loading_is_never_recommended(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError) as refused:
+        read_checkpoint(tmp_path / "w.pth")
+    assert "weights_only" not in str(refused.value)
+
+
 def test_files_without_weights(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match="holds no weights"):

@@ -123,6 +123,11 @@ BAD_FILES = [
     (contents(annotations=[annotation(1, 1, 17, [5, 5, 10, 10]) | {"bbox": [1, 2, 3, float("nan")]}]), "four finite"),
     (contents(annotations=[annotation(1, 2, 17, [5, 5, 10, 10])]), "image_id 2, which is not in the file"),
     (contents(annotations=[annotation(1, 1, 18, [5, 5, 10, 10])]), "category_id 18, which is not in the file"),
+    (
+        contents(annotations=[annotation(1, 1, 17, [5, 5, 10, 10]) | {"iscrowd": "0"}]),
+        "'iscrowd' must be 0 or 1; got '0'",
+    ),
+    (contents(annotations=[annotation(1, 1, 17, [5, 5, 10, 10]) | {"id": [1]}]), "'id' must be int"),
     (contents(annotations=["box"]), "a str instead of an object"),
 ]
 
@@ -151,7 +156,7 @@ def test_what_small_exporters_leave_out_is_filled_in(tmp_path):
     assert small[0][1]["boxes"].shape == (1, 4)
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "b/../../secret.png"])
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "b/../../secret.png", "a\0.png"])
 def test_file_names_cannot_leave_the_folder(tmp_path, name):
     Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
     record = {"id": 1, "file_name": name, "width": 40, "height": 30}
@@ -189,3 +194,9 @@ def test_a_folder_without_cocos_layout(tmp_path):
 def test_categories_of_a_model_that_lacks_some(tmp_path):
     with pytest.raises(DataError, match="categories that the model does not know: cat, toothbrush"):
         dataset(tmp_path, contents(), categories=CATEGORIES[:1])
+
+
+def test_one_id_with_two_names(tmp_path):
+    swapped = [{"id": 3, "name": "cat"}, {"id": 17, "name": "car"}, {"id": 90, "name": "toothbrush"}]
+    with pytest.raises(DataError, match="calls category 3 'car', the model 'cat'"):
+        dataset(tmp_path, contents(), categories=swapped)

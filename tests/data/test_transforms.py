@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -85,3 +87,19 @@ def test_prediction_sees_what_evaluation_saw(size):
     target = {"boxes": as_boxes(torch.zeros(0, 4), size), "labels": torch.zeros(0, dtype=torch.int64)}
     evaluated, _ = eval_transform(SMALL)(tensor, target)
     assert prepare_image(Image.fromarray(pixels), 128).equal(evaluated)
+
+
+def test_prediction_sees_photos_upright_and_of_any_mode():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("L", (64, 32))
+    image.info["exif"] = exif.tobytes()
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", exif=exif)
+    assert prepare_image(Image.open(buffer), 32).shape == (3, 53, 26)
+    assert prepare_image(Image.new("RGBA", (64, 64)), 32).shape == (3, 32, 32)
+
+
+def test_the_smallest_training_size_works():
+    image, _ = train_transform(Resolution.around(1))(*sample())
+    assert min(image.shape) >= 1

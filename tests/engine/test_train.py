@@ -193,3 +193,91 @@ def test_evaluation_puts_the_mode_back_and_does_not_depend_on_the_batch(tmp_path
     one, three = (evaluate(model, toy, batch_size=size, progress=False).metrics for size in (1, 3))
     assert model.training
     assert one["AP50"] == pytest.approx(three["AP50"], abs=0.1)
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path, toy):
+    model = fresh()
+    model.flatten.level_embed.register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(FloatingPointError, match=r"at step 0, image ids .*: the gradient's norm is (inf|nan)"):
+        train(model, toy, options(), tmp_path / "run", progress=False)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_nan_predictions_are_no_perfect_score(toy):
+    model = fresh()
+    with torch.no_grad():
+        model.heads.box_embed[-1][-1].bias.fill_(float("nan"))
+        model.queries.box_embed[-1].bias.fill_(0)
+    with pytest.raises(FloatingPointError, match="image id 100"):
+        evaluate(model, toy, progress=False)
+
+
+def test_evaluation_of_a_model_for_other_classes(toy):
+    with pytest.raises(ValueError, match=r"the model has 2 classes, .* 3"):
+        evaluate(build_model("tiny", num_classes=2), toy, progress=False)
+
+
+def test_evaluation_leaves_every_module_in_its_own_mode(toy):
+    model = fresh()
+    model.train()
+    model.backbone.eval()
+    evaluate(model, toy, progress=False)
+    assert model.training
+    assert not model.backbone.training
+
+
+def test_ctrl_c_during_evaluation_keeps_what_was_trained(tmp_path, toy):
+    import signal
+
+    class Impatient(CocoDetection):
+        def __getitem__(self, index):
+            if index == 2:
+                signal.raise_signal(signal.SIGINT)
+            return super().__getitem__(index)
+
+    val = Impatient(toy.image_dir, toy.annotation_file, toy.transform)
+    for every, steps in ((1, 4), (None, 6)):  # during the run: one more step; at its end: none
+        out = tmp_path / f"run{every}"
+        state = train(fresh(), toy, options(eval_every=every), out, val=val, progress=False)
+        assert state.stopped
+        assert torch.load(out / "checkpoint.pt", weights_only=True)["step"] == state.step == steps
+        assert not any(line["kind"] == "eval" for line in lines(out))
+
+
+def test_a_run_that_could_read_no_image_says_so(tmp_path, toy):
+    for file in toy.image_dir.iterdir():
+        file.write_bytes(b"broken")
+    toy.skip_bad_images = True
+    with pytest.raises(ValueError, match="none of the 5 images could be read"):
+        train(fresh(), toy, options(), tmp_path / "run", progress=False)
+
+
+@pytest.mark.parametrize("contents", [b"", b"hello", None])
+def test_a_damaged_checkpoint_is_named(tmp_path, toy, contents):
+    train(fresh(), toy, options(epochs=1), tmp_path / "run", progress=False)
+    file = tmp_path / "run" / "checkpoint.pt"
+    if contents is None:
+        torch.save({"a": 1}, file)
+    else:
+        file.write_bytes(contents)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt"):
+        train(fresh(), toy, options(), tmp_path / "run", resume=True, progress=False)
+
+
+def test_a_damaged_log_does_not_hinder(tmp_path, toy):
+    train(fresh(), toy, options(epochs=1), tmp_path / "run", progress=False)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_bytes(log.read_bytes() + b'{"step": "x"}\n\xff\xfe\n{"step": 1, "ki')
+    train(fresh(), toy, options(), tmp_path / "run", resume=True, progress=False)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_of_a_run_is_weights_too(tmp_path, toy):
+    model = fresh()
+    model.categories = toy.categories
+    train(model, toy, options(epochs=1), tmp_path / "run", progress=False)
+    loaded = load_pretrained(tmp_path / "run" / "checkpoint.pt")
+    assert loaded.config == model.config
+    assert loaded.categories == toy.categories

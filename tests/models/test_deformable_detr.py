@@ -185,6 +185,11 @@ BAD_TARGETS = [
     ([{"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([-1])}], "label -1 is outside"),
     ([{"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([0.5])}], "labels must be integers"),
     ([{"boxes": torch.tensor([[1.0, 1, 5, 5]]), "labels": torch.tensor([0, 1])}], "one label a box"),
+    ([{"boxes": None, "labels": torch.tensor([0])}], r"targets\[0\]\['boxes'\] must be a tensor"),
+    ([{"boxes": [[1.0, 1, 5, 5]], "labels": ["cat"]}], r"\['labels'\] must be a tensor"),
+    ([{"boxes": [[1.0, 1, 5, 5], [1.0]], "labels": [0, 1]}], r"\['boxes'\] must be a tensor"),
+    ([{"boxes": torch.tensor(3.0), "labels": torch.tensor([0])}], r"boxes must be \(N, 4\)"),
+    ([{"boxes": torch.ones(1, 4, dtype=torch.complex64), "labels": torch.tensor([0])}], "real numbers"),
 ]
 
 
@@ -202,6 +207,18 @@ def test_the_image_of_a_bad_box_is_named(tiny, target):
 def test_a_box_of_one_pixel_and_one_larger_than_the_image_are_fine(tiny):
     losses = tiny.train()([torch.zeros(3, 64, 64)] * 2, [box(0.0, 0.0, 1.0, 1.0), box(-9.0, -9.0, 99.0, 99.0)])
     assert sum(losses.values()).isfinite()
+
+
+def test_a_sliver_that_a_crop_left_in_the_corner_is_fine(tiny):
+    losses = tiny.train()([torch.zeros(3, 64, 64)], [box(0.0, 0.0, 0.7875, 0.8)])
+    assert sum(losses.values()).isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32])
+def test_labels_of_any_integer_type(dtype):
+    model = build_model("tiny", num_classes=300)
+    target = {"boxes": torch.tensor([[1.0, 1, 20, 20]]), "labels": torch.tensor([100], dtype=dtype)}
+    assert sum(model([torch.zeros(3, 64, 64)], [target]).values()).isfinite()
 
 
 def test_raw_pixels_are_remarked_on(tiny):
