@@ -115,10 +115,12 @@ class DeformableDETRConfig:
         _check_choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
         for name in (
             "num_classes", "backbone_width", "num_heads", "num_points", "decoder_layers", "ffn_dim", "num_queries",
-            "max_detections", "test_size",
+            "max_detections",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.test_size < 16:
+            raise ValueError(f"test_size must be at least 16 pixels; got {self.test_size}")
         if self.encoder_layers < 0:
             raise ValueError(f"encoder_layers must be at least 0; got {self.encoder_layers}")
         if self.backbone_width != 64 and self.backbone != "resnet10":

@@ -31,6 +31,7 @@ def test_a_config_survives_json():
         ({"dropout": 1.0}, "dropout must be in"),
         ({"dropout": float("nan")}, "dropout must be a number of at least 0; got nan"),
         ({"class_weight": -1}, "class_weight must be a number of at least 0"),
+        ({"test_size": 3}, "test_size must be at least 16 pixels; got 3"),
         ({"num_queries": "abc"}, "num_queries must be a whole number; got 'abc'"),
         ({"num_queries": True}, "num_queries must be a whole number; got True"),
         ({"embed_dim": 64.0}, "embed_dim must be a whole number"),

@@ -87,7 +87,7 @@ def read_torch(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a PyTorch checkpoint, or needs code of its own to be run, which is refused"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {error}") from error
 
 

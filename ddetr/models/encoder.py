@@ -22,7 +22,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        hidden = self.dropout(self.linear1(x).relu_())
+        hidden = self.dropout(self.linear1(x).relu())
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 
