@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import sys
@@ -117,15 +118,14 @@ def run_eval(args: argparse.Namespace) -> int:
 def run_predict(args: argparse.Namespace) -> int:
     """Detections of image files, as drawn pictures and as JSON."""
     out = _output_folder(args.out)
-    targets = [out / name for name in _unique_names(args.image)]
+    targets = [(out / f"{name}.png", out / f"{name}.json") for name in _unique_names(args.image)]
     inputs = {Path(path).resolve() for path in args.image}
-    for target in targets:
-        for ending in (".png", ".json"):
-            if target.with_name(target.name + ending).resolve() in inputs:
-                raise ValueError(f"--out {out} holds {target.name + ending} itself, which would be overwritten")
+    for target in itertools.chain(*targets):
+        if target.resolve() in inputs:
+            raise ValueError(f"--out {out} holds {target.name} itself, which would be overwritten")
     model = _pretrained(args)
     names = [str(c["name"]) for c in model.categories or [{"name": k} for k in range(model.config.num_classes)]]
-    for path, target in zip(args.image, targets, strict=True):
+    for path, (drawing, table) in zip(args.image, targets, strict=True):
         try:
             picture, _ = read_image(path)
         except DataError as error:
@@ -137,11 +137,11 @@ def run_predict(args: argparse.Namespace) -> int:
         boxes = torch.tensor([d["box"] for d in detections]).reshape(-1, 4)
         captions = [f"{d['name']} {d['score']:.2f}" for d in detections]
         drawn = draw_detections(picture, boxes, [d["label"] for d in detections], captions)
-        with replacing(target.with_name(target.name + ".png")) as file:
+        with replacing(drawing) as file:
             drawn.save(file, format="PNG")
         contents = {"image": str(path), "height": picture.height, "width": picture.width, "detections": detections}
-        _write_json(contents, target.with_name(target.name + ".json"))
-        print(f"{path}: {len(detections)} objects above {args.threshold} -> {target}.png, .json")
+        _write_json(contents, table)
+        print(f"{path}: {len(detections)} objects above {args.threshold} -> {drawing}, {table.name}")
     return 0
 
 

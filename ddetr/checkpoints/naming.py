@@ -13,6 +13,16 @@ from ..models import DeformableDETR
 
 Rules = list[tuple[str, str]]
 
+
+def _head_rules(prefix: str) -> Rules:
+    """Refinement registers the heads a second time inside the decoder; their three layers alternate with ReLUs here."""
+    decoder = rf"(?:{prefix}\.decoder\.)?"
+    return [
+        (decoder + r"class_embed\.(\d+)\.", r"heads.class_embed.\1."),
+        *((decoder + rf"bbox_embed\.(\d+)\.layers\.{n}\.", rf"heads.box_embed.\1.{2 * n}.") for n in range(3)),
+    ]
+
+
 _OFFICIAL: Rules = [
     (r"backbone\.0\.body\.", "backbone.body."),
     (r"input_proj\.", "neck.levels."),
@@ -26,10 +36,7 @@ _OFFICIAL: Rules = [
     (r"transformer\.decoder\.layers\.(\d+)\.norm3\.", r"decoder.layers.\1.ffn.norm."),
     (r"transformer\.(encoder|decoder)\.layers\.(\d+)\.(linear[12])\.", r"\1.layers.\2.ffn.\3."),
     (r"transformer\.(encoder|decoder)\.layers\.", r"\1.layers."),
-    (r"(?:transformer\.decoder\.)?class_embed\.(\d+)\.", r"heads.class_embed.\1."),
-    (r"(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.layers\.0\.", r"heads.box_embed.\1.0."),
-    (r"(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.layers\.1\.", r"heads.box_embed.\1.2."),
-    (r"(?:transformer\.decoder\.)?bbox_embed\.(\d+)\.layers\.2\.", r"heads.box_embed.\1.4."),
+    *_head_rules("transformer"),
 ]
 
 _MMDET: Rules = [
@@ -90,10 +97,7 @@ _HF: Rules = [
     (r"model\.decoder\.layers\.(\d+)\.encoder_attn\.", r"decoder.layers.\1.cross_attn."),
     (r"model\.decoder\.layers\.(\d+)\.self_attn\.(?:o_proj|out_proj)\.", r"decoder.layers.\1.self_attn.out_proj."),
     (r"model\.(encoder|decoder)\.layers\.", r"\1.layers."),
-    (r"(?:model\.decoder\.)?class_embed\.(\d+)\.", r"heads.class_embed.\1."),
-    (r"(?:model\.decoder\.)?bbox_embed\.(\d+)\.layers\.0\.", r"heads.box_embed.\1.0."),
-    (r"(?:model\.decoder\.)?bbox_embed\.(\d+)\.layers\.1\.", r"heads.box_embed.\1.2."),
-    (r"(?:model\.decoder\.)?bbox_embed\.(\d+)\.layers\.2\.", r"heads.box_embed.\1.4."),
+    *_head_rules("model"),
 ]
 
 # For each naming, a name that only it has.
@@ -116,13 +120,11 @@ class Translation(NamedTuple):
     """A state dict in our names.
 
     Attributes:
-        naming: a key of `NAMINGS`.
         state: our name -> tensor.
         source: our name -> the name (or names) it came under.
         conflicts: sentences on names that should hold one tensor and do not.
     """
 
-    naming: str
     state: dict[str, Tensor]
     source: dict[str, str]
     conflicts: list[str]
@@ -174,7 +176,7 @@ def translate(state: dict[str, Tensor], model: DeformableDETR, naming: str) -> T
     if naming == "hf":
         _join_projections(translated, source)
         _repeat_tied_heads(translated, source, len(model.heads.class_embed))
-    return Translation(naming, translated, source, conflicts)
+    return Translation(translated, source, conflicts)
 
 
 def _renumber(name: str, first_extra: int) -> str:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..ops import ms_deform_attn_fused, sampling_locations
+from ..ops import ms_deform_attn_fused, sampling_locations, softmax_weights
 from .linear import Linear
 
 
@@ -109,5 +109,5 @@ class MSDeformAttn(nn.Module):
     ) -> SamplingPoints:
         """Where and how hard each query looks; arguments as for `forward`. The forward pass does not keep these."""
         offsets, logits = self.project_query(query)
-        weights = logits.flatten(-2).softmax(-1).view_as(logits)
-        return SamplingPoints(sampling_locations(reference_points, offsets, spatial_shapes), weights)
+        locations = sampling_locations(reference_points, offsets, spatial_shapes)
+        return SamplingPoints(locations, softmax_weights(logits))

@@ -2,7 +2,7 @@
 
 from .dispatch import BACKENDS, available_backends, choose_backend, ms_deform_attn, ms_deform_attn_fused
 from .grid_sample import ms_deform_attn_grid_sample
-from .locations import sampling_locations
+from .locations import sampling_locations, softmax_weights
 from .loop import bilinear_sample, ms_deform_attn_loop
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "ms_deform_attn_grid_sample",
     "ms_deform_attn_loop",
     "sampling_locations",
+    "softmax_weights",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from . import library, native
 from .grid_sample import ms_deform_attn_grid_sample
 from .locations import sampling_locations as locate
+from .locations import softmax_weights
 from .loop import ms_deform_attn_loop
 from .validate import LevelSizes, as_level_sizes, check_fused_inputs, check_inputs
 
@@ -74,8 +75,7 @@ def ms_deform_attn_fused(
         run = library.ops.ms_deform_attn_fused
         return _run_native(run, value, level_sizes, reference_points, sampling_offsets, attention_logits)
     locations = locate(reference_points, sampling_offsets, spatial_shapes)
-    weights = attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
-    return BACKENDS[name](value, level_sizes, locations, weights)
+    return BACKENDS[name](value, level_sizes, locations, softmax_weights(attention_logits))
 
 
 def available_backends() -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""From reference points and offsets to the places where the operator reads."""
+"""From what the linear layers give to where the operator reads, and how hard."""
 
 from collections.abc import Sequence
 
@@ -31,3 +31,8 @@ def sampling_locations(
     num_points = sampling_offsets.shape[4]
     half_sizes = reference_points[:, :, None, :, None, 2:] * 0.5
     return centres + sampling_offsets / num_points * half_sizes
+
+
+def softmax_weights(attention_logits: Tensor) -> Tensor:
+    """(B, Q, M, L, P) -> the same shape, summing to 1 over the L * P points of each head (paper, equation 3)."""
+    return attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
