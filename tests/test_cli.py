@@ -12,7 +12,8 @@ from toy_data import make_coco
 
 from ddetr import build_model
 from ddetr.checkpoints import save_model
-from ddetr.cli import _unique_names, main
+from ddetr.cli import main
+from ddetr.commands.predict import _unique_names
 
 
 @pytest.fixture(scope="module")

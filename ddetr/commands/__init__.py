@@ -1,0 +1,1 @@
+"""The commands of `python -m ddetr`: each module has `add_arguments(add)` and `run(args)`."""

@@ -1,0 +1,174 @@
+"""`python -m ddetr train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints import change_num_classes, load_pretrained
+from ..config import PRESETS, DeformableDETRConfig, get_config
+from ..data import CocoDetection, Resolution, coco_layout, eval_transform, train_transform
+from ..engine import TrainOptions, default_recipe, format_metrics, train
+from ..engine.train import read_training_state
+from ..models import DeformableDETR, build_model
+from .common import (
+    data_arguments,
+    model_arguments,
+    not_negative,
+    open_dataset,
+    output_folder,
+    overrides,
+    positive,
+    write_json,
+)
+
+# What a run remembers, so that --resume repeats it; the command line's None means "not given".
+_DEFAULTS: dict[str, Any] = {
+    "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "seed": 0, "workers": 0,
+    "augment": True, "eval_every": None, "imagenet": False, "weights": None, "limit": None,
+}  # fmt: skip
+_OF_THE_MODEL = ("preset", "weights", "imagenet", "size", "set")
+
+
+def add_arguments(add: Callable) -> None:
+    """The command's options."""
+    model_arguments(add)
+    data_arguments(add)
+    add("--val-images", metavar="DIR", help="held-out images, with --val-annotations")
+    add("--val-annotations", metavar="FILE", help="default: val2017 of --data, if it is there")
+    add("--preset", choices=PRESETS, help=f"default: {_DEFAULTS['preset']}")
+    add("--out", required=True, metavar="RUN", help="folder for weights, checkpoint and metrics.jsonl")
+    add("--epochs", type=positive, help="length of the run; default: 50")
+    add("--minutes", type=float, help="length of the run in training time, instead of epochs")
+    add("--resume", action="store_true", help="go on with the run in --out, with its settings")
+    add("--weights", metavar="W", help="start from these weights; other classes get new class heads")
+    add("--imagenet", action="store_true", default=None, help="start the backbone from ImageNet weights (a download)")
+    add("--no-augment", dest="augment", action="store_false", default=None, help="only resize, to overfit on purpose")
+    add("--batch-size", type=positive, help=f"default: {_DEFAULTS['batch_size']}")
+    add("--workers", type=not_negative, help="processes that load images; default: 0, none besides the main one")
+    add("--lr", type=float, help="learning rate; default: the preset's")
+    add("--seed", type=not_negative, help=f"default: {_DEFAULTS['seed']}")
+    add("--eval-every", type=positive, metavar="EPOCHS", help="evaluate during training too, not only at the end")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train on a COCO-format data set, and evaluate on its val split if there is one."""
+    out = output_folder(args.out)
+    if (out / "checkpoint.pt").exists() and not args.resume:
+        raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
+    settings = _settings(args, out)
+    base = _base_model(args, settings, out)
+    config = base.config if base else get_config(settings["preset"], **settings["overrides"])
+    resolution = Resolution.around(config.test_size)
+    transform = train_transform(resolution) if settings["augment"] else eval_transform(resolution)
+    dataset = open_dataset(args, "train", transform, limit=settings["limit"])
+    val = _val_dataset(args, eval_transform(resolution), dataset)
+    model = base if args.resume else _starting_model(base, config, dataset, settings)
+    model = model.to(args.device)
+    options = _options(settings, config)
+
+    name = settings["weights"] or settings["preset"]
+    print(
+        f"{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, on {args.device}: "
+        f"{len(dataset)} images, {dataset.num_classes} classes, shorter side {resolution.test_size} px -> {out}"
+    )
+    if not args.resume:
+        write_json(settings, out / "settings.json")
+    state = train(model, dataset, options, out, val=val, resume=args.resume)
+    if args.resume:  # only now is it known that the run could go on with them
+        write_json(settings, out / "settings.json")
+    if state.stopped:
+        print(f"Stopped at step {state.step}; the checkpoint is in {out}. The same command with --resume goes on.")
+        return 130
+    print(f"{state.step} steps in {state.seconds / 60:.1f} minutes; weights in {out / 'model.safetensors'}")
+    if val is not None:
+        print(format_metrics(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])))
+    return 0
+
+
+def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    """The run's settings: the command line's, over the ones that a resumed run was started with, over the defaults."""
+    if args.epochs is not None and args.minutes is not None:
+        raise ValueError("give --epochs or --minutes, not both")
+    if args.weights and args.preset:
+        raise ValueError("give --preset or --weights, not both: the weights bring their own architecture")
+    remembered = {}
+    if args.resume:
+        given = [name for name in _OF_THE_MODEL if getattr(args, name) is not None]
+        if given:
+            raise ValueError(f"a resumed run keeps its model: leave out --{given[0]}")
+        remembered = _remembered_settings(out / "settings.json")
+    given = {name: getattr(args, name) for name in _DEFAULTS if getattr(args, name) is not None}
+    if "epochs" in given or "minutes" in given:
+        remembered |= {"epochs": None, "minutes": None}
+    settings = _DEFAULTS | remembered | given
+    settings["overrides"] = remembered.get("overrides", {}) | overrides(args)
+    if settings["epochs"] is None and settings["minutes"] is None:
+        settings["epochs"] = 50
+    return settings
+
+
+def _remembered_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path.parent} holds no run to resume: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} does not hold a run's settings")
+    return settings
+
+
+def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOptions:
+    recipe = default_recipe(config)
+    if settings["lr"] is not None:
+        recipe = dataclasses.replace(recipe, lr=settings["lr"])
+    names = ("epochs", "minutes", "batch_size", "seed", "workers", "eval_every")
+    return TrainOptions(recipe=recipe, **{name: settings[name] for name in names})
+
+
+def _base_model(args: argparse.Namespace, settings: dict[str, Any], out: Path) -> DeformableDETR | None:
+    """The model of the run to resume, whose weights `train` reads, or of the given weights; None for fresh ones."""
+    if args.resume:
+        contents = read_training_state(out / "checkpoint.pt")
+        model = build_model(DeformableDETRConfig.from_dict(contents["config"]))
+        model.categories = contents["categories"]
+        return model
+    if settings["weights"]:
+        return load_pretrained(settings["weights"], **settings["overrides"])
+    return None
+
+
+def _starting_model(
+    pretrained: DeformableDETR | None, config: DeformableDETRConfig, dataset: CocoDetection, settings: dict[str, Any]
+) -> DeformableDETR:
+    """A fresh model for the data's categories, or the pretrained one, with new class heads if its categories differ."""
+    torch.manual_seed(settings["seed"])
+    if pretrained is None:
+        config = config.replace(num_classes=dataset.num_classes)
+        model = build_model(config, imagenet_weights=settings["imagenet"])
+    elif dataset.num_classes == config.num_classes and pretrained.categories in (None, dataset.categories):
+        model = pretrained
+    else:
+        model = change_num_classes(pretrained, dataset.num_classes)
+    model.categories = dataset.categories
+    return model
+
+
+def _val_dataset(args: argparse.Namespace, transform: Callable, train_set: CocoDetection) -> CocoDetection | None:
+    """The held-out split: --val-images and --val-annotations, or val2017 of --data if it is there."""
+    if bool(args.val_images) != bool(args.val_annotations):
+        raise ValueError("--val-images and --val-annotations go together")
+    images, annotations = args.val_images, args.val_annotations
+    if not images:
+        if args.images or not (Path(args.data) / "annotations" / "instances_val2017.json").exists():
+            return None
+        images, annotations = coco_layout(args.data, "val")
+    return CocoDetection(
+        images, annotations, transform, skip_bad_images=args.skip_bad_images, categories=train_set.categories
+    )
