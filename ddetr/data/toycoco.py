@@ -1,0 +1,315 @@
+"""ToyCOCO: a data set in COCO's format that the package draws itself, for whoever has no network.
+
+Real COCO categories, as drawings, in scenes with clutter, shadows, overlap and noise. A seed gives the same bytes on
+any machine: shapes are computed with integers, chance comes from generators whose streams are fixed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from pycocotools import mask as rle
+from tqdm import tqdm
+
+from ..config import did_you_mean
+from ..files import write_text
+from .coco_categories import COCO_NAMES
+from .images import DataError
+from .raster import ellipse
+from .toy_backgrounds import Noise, background
+from .toy_drawings import LOOKS, sketch_of
+from .toy_sketch import Chance, Light, Placement, Shape, outline_of, paint, place
+
+TOY_CATEGORIES = ("car", "bus", "boat", "traffic light", "stop sign", "bird", "cat", "umbrella", "sports ball", "bottle",
+                  "cup", "clock")  # fmt: skip
+"""What ToyCOCO holds unless told otherwise."""
+HELD_OUT_CATEGORIES = ("kite", "banana", "pizza", "chair")
+"""Drawn too, and left out of the default set: a model trained on it has never seen them."""
+
+SIZES = (0.06, 0.6)
+"""An object's longer side, as a share of the image's shorter side."""
+
+_VERSION = 1  # of the drawings: a change of any pixel is a new version
+_SPLITS = ("train", "val")
+_SETTINGS = "toycoco.json"
+_IDS = {COCO_NAMES[category_id]: category_id for category_id in LOOKS}
+_LEAST_PIXELS = 24  # of an object that is annotated
+_LEAST_SHARE = 0.45  # of an object that must stay visible
+
+
+class ToyScene(NamedTuple):
+    """An image (H, W, 3) uint8, and its objects as COCO annotations without ids."""
+
+    image: np.ndarray
+    annotations: list[dict[str, Any]]
+
+
+class _Object(NamedTuple):
+    category_id: int
+    visible: np.ndarray
+    pixels: int
+    crowd: bool
+
+
+def toy_scene(seed: int, *, categories: Sequence[str] = TOY_CATEGORIES) -> ToyScene:
+    """One scene. The same seed gives the same pixels.
+
+    Raises:
+        DataError: a category that is not drawn.
+    """
+    return _scene(Chance(seed, "scene"), _category_ids(categories))
+
+
+def make_toycoco(
+    out: str | Path,
+    *,
+    train: int = 2000,
+    val: int = 300,
+    seed: int = 0,
+    categories: Sequence[str] = TOY_CATEGORIES,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Draw a data set into the folder `out`, in COCO's own layout, with a card (README.md). Returns the folder.
+
+    No image of one split or seed comes again in another. If the same set is there already, nothing is done; a set that
+    was interrupted is drawn again. `workers` processes draw; None: one for each processor.
+
+    Raises:
+        DataError: a category that is not drawn, counts below 1, or a folder that holds something else.
+    """
+    out, ids = Path(out), _category_ids(categories)
+    for name, count in (("train", train), ("val", val)):
+        if count < 1:
+            raise DataError(f"{name} must be at least 1 image; got {count}")
+    settings = {
+        "version": _VERSION,
+        "seed": seed,
+        "train": train,
+        "val": val,
+        "categories": [COCO_NAMES[i] for i in ids],
+    }
+    if _is_complete(out, settings):
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / _SETTINGS, json.dumps(settings, indent=1) + "\n")
+    with tqdm(total=train + val, desc="ToyCOCO", unit="image", disable=not progress) as bar:
+        sets = {
+            split: _draw_split(out / f"{split}2017", seed, split, count, ids, workers or os.cpu_count() or 1, bar)
+            for split, count in zip(_SPLITS, (train, val), strict=True)
+        }
+    write_text(out / "README.md", data_card(settings, sets))
+    (out / "annotations").mkdir(exist_ok=True)
+    for split, contents in sets.items():  # last, so that they are only there when everything is
+        write_text(out / "annotations" / f"instances_{split}2017.json", json.dumps(contents))
+    return out
+
+
+def data_card(settings: dict[str, Any], sets: dict[str, dict[str, Any]]) -> str:
+    """What is in the set, as Markdown: how it was made, and its objects by category and by COCO's sizes."""
+    lines = [
+        "# ToyCOCO",
+        "",
+        "Drawn by `ddetr`; nothing in it is a photo. COCO's format, ids and names; masks and boxes are of what is visible.",
+        "",
+        f"    python -m ddetr data toycoco --train {settings['train']} --val {settings['val']} --seed {settings['seed']} "
+        f"--categories {' '.join(json.dumps(name) for name in settings['categories'])}",
+        "",
+    ]
+    for split, contents in sets.items():
+        objects = [a for a in contents["annotations"] if not a["iscrowd"]]
+        per_image = Counter(a["image_id"] for a in objects)
+        empty = len(contents["images"]) - len({a["image_id"] for a in contents["annotations"]})
+        crowds = len(contents["annotations"]) - len(objects)
+        lines += [
+            f"## {split}: {len(contents['images'])} images, {len(objects)} objects",
+            "",
+            f"{empty} images are empty, {crowds} crowds are marked `iscrowd`, {max(per_image.values(), default=0)} objects "
+            "are the most in one image. Small is below 32 x 32 pixels, large above 96 x 96 (area of the mask).",
+            "",
+            "| category | id | small | medium | large | all |",
+            "|---|---|---|---|---|---|",
+        ]
+        for category in contents["categories"]:
+            sizes = Counter(_size_of(a["area"]) for a in objects if a["category_id"] == category["id"])
+            row = [category["name"], category["id"], sizes["small"], sizes["medium"], sizes["large"], sizes.total()]
+            lines.append("| " + " | ".join(map(str, row)) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _size_of(area: float) -> str:
+    return "small" if area < 32**2 else "medium" if area < 96**2 else "large"
+
+
+def _category_ids(names: Sequence[str]) -> list[int]:
+    for name in names:
+        if name not in _IDS:
+            raise DataError(f"ToyCOCO draws no {name!r}{did_you_mean(name, list(_IDS))}; it draws {', '.join(_IDS)}")
+    if not names:
+        raise DataError("ToyCOCO needs at least one category")
+    return sorted({_IDS[name] for name in names})
+
+
+def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether `out` holds this very set. DataError if it holds anything else."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    try:
+        there = json.loads((out / _SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(f"{out} exists and is not a ToyCOCO set: choose another folder") from None
+    if there != settings:
+        raise DataError(f"{out} holds another ToyCOCO set ({there}): choose another folder, or delete it")
+    return all((out / "annotations" / f"instances_{split}2017.json").exists() for split in _SPLITS)
+
+
+def _draw_split(
+    folder: Path, seed: int, split: str, count: int, ids: list[int], workers: int, bar: tqdm
+) -> dict[str, Any]:
+    """Draw a split's images, and return its annotation file."""
+    folder.mkdir(exist_ok=True)
+    first = 1 if split == "train" else 1_000_001
+    jobs = [(folder, seed, split, image_id, ids) for image_id in range(first, first + count)]
+    images, annotations = [], []
+    with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
+        for record, found in pool.map(_draw_image, jobs, chunksize=16) if pool else map(_draw_image, jobs):
+            images.append(record)
+            annotations += [{"id": len(annotations) + number, **a} for number, a in enumerate(found, start=1)]
+            bar.update()
+    return {
+        "info": {"description": f"ToyCOCO {split}, seed {seed}, version {_VERSION}: drawings made by ddetr"},
+        "licenses": [],
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i, "name": COCO_NAMES[i]} for i in ids],
+    }
+
+
+def _draw_image(job: tuple[Path, int, str, int, list[int]]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    folder, seed, split, image_id, ids = job
+    chance = Chance(seed, split, image_id)
+    scene = _scene(chance, ids)
+    height, width = scene.image.shape[:2]
+    record = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": height, "width": width}
+    # libjpeg-turbo's "islow" transform is exact in integers, whatever the processor.
+    Image.fromarray(scene.image).save(folder / record["file_name"], quality=92)
+    return record, [{"image_id": image_id, **annotation} for annotation in scene.annotations]
+
+
+def _scene(chance: Chance, ids: Sequence[int]) -> ToyScene:
+    noise = Noise(chance.integer(0, 2**50))
+    short = 8 * chance.integer(25, 40)
+    long = min(8 * round(short * chance.choice((1.0, 1.2, 1.33, 1.33, 1.5, 1.7)) / 8), 480)
+    height, width = (short, long) if chance.happens(0.65) else (long, short)
+    canvas = background(chance, noise, height, width)
+    light = Light(chance.integer(-70, 70), chance.integer(-70, 25))
+    objects: list[_Object] = []
+    if chance.happens(0.05):
+        _add_crowd(chance, canvas, objects, ids, light)
+    for _ in range(0 if chance.happens(0.04) else 1 + int(12 * chance.between(0, 1) ** 2)):
+        _add_object(chance, canvas, objects, ids, light)
+    annotations = [_annotation(item) for item in objects]
+    return ToyScene(_photograph(chance, noise, canvas), annotations)
+
+
+def _add_object(chance: Chance, canvas: np.ndarray, objects: list[_Object], ids: Sequence[int], light: Light) -> None:
+    """Paint one more object where it hides no other too much; a few tries, then none."""
+    category_id = chance.choice(ids)
+    sketch, look = sketch_of(category_id, chance), LOOKS[category_id]
+    height, width = canvas.shape[:2]
+    for _ in range(6):
+        share = SIZES[0] * (SIZES[1] / SIZES[0]) ** (chance.between(0, 1) ** 0.75)
+        size = max(share * min(height, width), 9.0)
+        margin = size * (-0.2 if chance.happens(0.2) else 0.5)  # some are cut by the border
+        x, y = (chance.between(min(margin, side / 2), max(side - margin, side / 2)) for side in (width, height))
+        at = Placement(
+            x, y, size, chance.between(-look.turn, look.turn), look.mirrored and chance.happens(0.5),
+            chance.between(0.88, 1.14),
+        )  # fmt: skip
+        shapes = place(sketch, at)
+        mask = outline_of(shapes, height, width)
+        if mask.sum() >= _LEAST_PIXELS and all(_still_seen(item, mask) for item in objects):
+            _paint_with_shadow(chance, canvas, shapes, at, light)
+            _hide_behind(objects, mask)
+            objects.append(_Object(category_id, mask, int(mask.sum()), crowd=False))
+            return
+
+
+def _add_crowd(chance: Chance, canvas: np.ndarray, objects: list[_Object], ids: Sequence[int], light: Light) -> None:
+    """Ten to twenty of one category close together, annotated as one crowd."""
+    category_id = chance.choice(ids)
+    look = LOOKS[category_id]
+    height, width = canvas.shape[:2]
+    middle, spread = chance.between(0.25, 0.75) * width, chance.between(0.15, 0.3) * width
+    line = chance.between(0.2, 0.8) * height
+    union = np.zeros((height, width), dtype=bool)
+    for _ in range(chance.integer(10, 20)):
+        at = Placement(
+            chance.between(middle - spread, middle + spread), line + chance.between(-0.07, 0.07) * height,
+            chance.between(0.06, 0.12) * min(height, width), chance.between(-look.turn, look.turn),
+        )  # fmt: skip
+        shapes = place(sketch_of(category_id, chance), at)
+        paint(canvas, shapes, light)
+        union |= outline_of(shapes, height, width)
+    if union.any():
+        objects.append(_Object(category_id, union, int(union.sum()), crowd=True))
+
+
+def _still_seen(item: _Object, mask: np.ndarray) -> bool:
+    rest = int((item.visible & ~mask).sum())
+    return rest >= _LEAST_PIXELS and rest >= _LEAST_SHARE * item.pixels
+
+
+def _hide_behind(objects: list[_Object], mask: np.ndarray) -> None:
+    for item in objects:
+        item.visible[mask] = False
+
+
+def _paint_with_shadow(chance: Chance, canvas: np.ndarray, shapes: list[Shape], at: Placement, light: Light) -> None:
+    if chance.happens(0.6):
+        points = np.concatenate([contour for shape in shapes if shape.solid for contour in shape.contours])
+        (x0, _), (x1, y1) = points.min(0), points.max(0)
+        x, rx = (x0 + x1) / 2 + at.size * chance.between(-0.15, 0.15), (x1 - x0) / 2
+        rings = [
+            Shape([np.array(ellipse(x, y1, rx * grow, rx * 0.22 * grow))], (10, 10, 16), 45, False)
+            for grow in (1.15, 0.95, 0.75)
+        ]
+        paint(canvas, rings)
+    paint(canvas, shapes, light)
+
+
+def _photograph(chance: Chance, noise: Noise, canvas: np.ndarray) -> np.ndarray:
+    """What a camera adds: exposure and tint, now and then a blur, and grain."""
+    gain = chance.between(0.72, 1.12)
+    tint = np.array([int(256 * gain * chance.between(0.93, 1.07)) for _ in range(3)])
+    image = canvas * tint // 256
+    if chance.happens(0.25):
+        padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
+        rows = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+        image = (rows[:, :-2] + 2 * rows[:, 1:-1] + rows[:, 2:]) // 16
+    # Two bytes added are nearly a bell curve, 105 wide.
+    height, width = image.shape[:2]
+    grain = noise.bytes(height, width, 1) + noise.bytes(height, width, 1) - 255
+    image = image + grain * chance.integer(0, 24) // 256
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def _annotation(item: _Object) -> dict[str, Any]:
+    encoded = rle.encode(np.asfortranarray(item.visible.astype(np.uint8)))
+    return {
+        "category_id": item.category_id,
+        "bbox": [float(side) for side in rle.toBbox(encoded)],
+        "area": float(rle.area(encoded)),
+        "segmentation": {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")},
+        "iscrowd": int(item.crowd),
+    }
