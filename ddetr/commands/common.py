@@ -45,6 +45,13 @@ def positive(text: str) -> int:
     return number
 
 
+def positive_number(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be more than 0; got {number}")
+    return number
+
+
 def not_negative(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**63:

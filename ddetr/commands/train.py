@@ -15,6 +15,7 @@ from ..checkpoints import change_num_classes, load_pretrained
 from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import CocoDetection, Resolution, coco_layout, eval_transform, train_transform
 from ..engine import TrainOptions, default_recipe, format_metrics, train
+from ..engine.schedule import SCHEDULES
 from ..engine.train import read_training_state
 from ..models import DeformableDETR, build_model
 from .common import (
@@ -25,13 +26,15 @@ from .common import (
     output_folder,
     overrides,
     positive,
+    positive_number,
     write_json,
 )
 
 # What a run remembers, so that --resume repeats it; the command line's None means "not given".
 _DEFAULTS: dict[str, Any] = {
-    "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "seed": 0, "workers": 0,
-    "augment": True, "eval_every": None, "imagenet": False, "weights": None, "limit": None,
+    "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "schedule": None,
+    "seed": 0, "workers": 0, "augment": True, "eval_every": None, "keep_every": None, "imagenet": False,
+    "weights": None, "limit": None,
 }  # fmt: skip
 _OF_THE_MODEL = ("preset", "weights", "imagenet", "size", "set")
 
@@ -54,7 +57,15 @@ def add_arguments(add: Callable) -> None:
     add("--workers", type=not_negative, help="processes that load images; default: 0, none besides the main one")
     add("--lr", type=float, help="learning rate; default: the preset's")
     add("--seed", type=not_negative, help=f"default: {_DEFAULTS['seed']}")
-    add("--eval-every", type=positive, metavar="EPOCHS", help="evaluate during training too, not only at the end")
+    add("--schedule", choices=SCHEDULES, help="of the learning rate; default: the preset's")
+    add(
+        "--eval-every", type=positive_number, metavar="N",
+        help="evaluate every N epochs too (minutes with --minutes), not only at the end",
+    )  # fmt: skip
+    add(
+        "--keep-every", type=positive_number, metavar="N",
+        help="keep the weights in RUN/snapshots every N epochs (minutes with --minutes)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,10 +136,9 @@ def _remembered_settings(path: Path) -> dict[str, Any]:
 
 
 def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOptions:
-    recipe = default_recipe(config)
-    if settings["lr"] is not None:
-        recipe = dataclasses.replace(recipe, lr=settings["lr"])
-    names = ("epochs", "minutes", "batch_size", "seed", "workers", "eval_every")
+    given = {name: settings[name] for name in ("lr", "schedule") if settings[name] is not None}
+    recipe = dataclasses.replace(default_recipe(config), **given)
+    names = ("epochs", "minutes", "batch_size", "seed", "workers", "eval_every", "keep_every")
     return TrainOptions(recipe=recipe, **{name: settings[name] for name in names})
 
 

@@ -1,5 +1,6 @@
 """The optimiser's parameter groups and its learning rate over time."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 
 from ..config import DeformableDETRConfig
+
+SCHEDULES = ("step", "cosine")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,11 @@ class Recipe:
         backbone_factor: what `lr` is multiplied by for the backbone.
         clip_norm: largest norm of the whole gradient; 0 for no limit.
         warmup: steps over which the rate rises from 0; the paper has none.
-        drop_at: fraction of the run after which the rate falls to a tenth: epoch 40 of 50.
+        schedule: "step" falls to a tenth at `drop_at`; "cosine" falls from the full rate to 0 as half a cosine.
+        drop_at: "step" only: fraction of the run after which the rate falls: epoch 40 of 50.
+
+    Raises:
+        ValueError: no such schedule.
     """
 
     lr: float = 2e-4
@@ -28,7 +35,12 @@ class Recipe:
     backbone_factor: float = 0.1
     clip_norm: float = 0.1
     warmup: int = 0
+    schedule: str = "step"
     drop_at: float = 0.8
+
+    def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
 
 
 PAPER_RECIPE = Recipe()
@@ -72,7 +84,10 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, progress: float) -> float:
     """Set each group's rate for this `step` (from 0) and `progress` (0 to 1 of the run); returns the full rate."""
-    rate = recipe.lr * (0.1 if progress >= recipe.drop_at else 1.0)
+    if recipe.schedule == "cosine":
+        rate = recipe.lr * (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    else:
+        rate = recipe.lr * (0.1 if progress >= recipe.drop_at else 1.0)
     if step < recipe.warmup:
         rate *= (step + 1) / recipe.warmup
     for group in optimizer.param_groups:

@@ -44,8 +44,10 @@ class TrainOptions:
     """Steps between two lines of metrics.jsonl."""
     save_every: float = 60.0
     """Seconds between two checkpoints."""
-    eval_every: int | None = None
-    """Epochs between two evaluations; None: only at the end."""
+    eval_every: float | None = None
+    """Epochs, or in a run of so many minutes minutes, between two evaluations; None: only at the end."""
+    keep_every: float | None = None
+    """In the same unit: how often the weights are kept as snapshots/step_NNNNNN.safetensors, the fresh ones first."""
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.minutes is None):
@@ -55,8 +57,10 @@ class TrainOptions:
             ("epochs or minutes", length),
             ("batch_size", self.batch_size),
             ("log_every", self.log_every),
+            ("eval_every", self.eval_every),
+            ("keep_every", self.keep_every),
         ):
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive; got {value}")
 
 
@@ -74,11 +78,19 @@ class TrainState:
     stopped: bool = False
     """Whether Ctrl-C (or SIGTERM) ended the run early."""
 
+    def position(self, options: TrainOptions, steps_per_epoch: int) -> float:
+        """How far the run is, in the unit of its length: epochs or minutes."""
+        return self.step / steps_per_epoch if options.minutes is None else self.seconds / 60
+
     def progress(self, options: TrainOptions, steps_per_epoch: int) -> float:
         """0 at the start of the run, 1 at its end."""
-        if options.minutes is not None:
-            return self.seconds / (options.minutes * 60)
-        return self.step / (options.epochs * steps_per_epoch)
+        length = options.epochs if options.minutes is None else options.minutes
+        return self.position(options, steps_per_epoch) / length
+
+
+def is_due(every: float | None, before: float, now: float) -> bool:
+    """Whether a multiple of `every` lies between two positions of a run, the latter included."""
+    return every is not None and now // every > before // every
 
 
 Callback = Callable[[TrainState, dict[str, Any]], None]
@@ -95,7 +107,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> TrainState:
-    """Train `model` in place and write `out`: model.safetensors, checkpoint.pt, metrics.jsonl.
+    """Train `model` in place and write `out`: model.safetensors, checkpoint.pt, metrics.jsonl, and snapshots/ if asked.
 
     Ctrl-C finishes the step, writes a checkpoint and returns. `resume` goes on from `out`/checkpoint.pt, with the same
     images, augmentation and dropout as if it had never stopped. `callbacks` are called with each line of the log.
@@ -123,12 +135,15 @@ def train(
         metrics = evaluate(model, val, progress=progress, interrupted=stop.is_set).metrics
         log.write("eval", epoch=round(state.step / steps_per_epoch, 4), **metrics)
 
+    if not resume:
+        keep_snapshot(state, out, options)
     with _stop_on_interrupt() as stop:
         with _bar(state, options, last_step, progress) as bar:
             for images, targets in loader if state.progress(options, steps_per_epoch) < 1 else ():
                 rate = set_learning_rate(
                     state.optimizer, options.recipe, state.step, state.progress(options, steps_per_epoch)
                 )
+                before = state.position(options, steps_per_epoch)
                 losses, norm = train_step(state, images, targets, options)
                 state.step += 1
                 now = time.monotonic()
@@ -138,10 +153,12 @@ def train(
                     bar.set_postfix(loss=f"{losses['loss']:.3f}", refresh=False)
                 _advance(bar, state, options)
 
+                position = state.position(options, steps_per_epoch)
+                if is_due(options.keep_every, before, position):
+                    keep_snapshot(state, out, options)
                 if stop.is_set() or state.progress(options, steps_per_epoch) >= 1:
                     break
-                epoch, rest = divmod(state.step, steps_per_epoch)
-                due = val is not None and options.eval_every and rest == 0 and epoch % options.eval_every == 0
+                due = val is not None and is_due(options.eval_every, before, position)
                 if due or now - saved > options.save_every:
                     save_run(state, out)
                     saved = now
@@ -204,6 +221,15 @@ def save_run(state: TrainState, out: Path) -> None:
         "images_seen": state.images_seen,
     }
     save_training_state(contents, out / "checkpoint.pt")
+
+
+def keep_snapshot(state: TrainState, out: Path, options: TrainOptions) -> None:
+    """Write the weights once more under the step's number, if the run keeps any: a time-lapse of what it learns."""
+    if options.keep_every is None:
+        return
+    folder = out / "snapshots"
+    folder.mkdir(exist_ok=True)
+    save_model(state.model, folder / f"step_{state.step:06d}.safetensors")
 
 
 def load_training_state(state: TrainState, path: Path) -> None:

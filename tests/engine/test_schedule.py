@@ -4,6 +4,7 @@ import torch
 from ddetr import build_model
 from ddetr.engine import PAPER_RECIPE, Recipe, TrainOptions, build_optimizer, parameter_groups
 from ddetr.engine.schedule import clip_gradients, set_learning_rate
+from ddetr.engine.train import is_due
 
 
 def test_the_papers_recipe():
@@ -34,6 +35,23 @@ def test_warm_up_and_drop():
     ]
     assert rates == pytest.approx([0.25, 0.5, 1, 1, 0.1, 0.1])
     assert {group["name"]: round(group["lr"], 6) for group in optimizer.param_groups}["slow"] == 0.01
+
+
+def test_cosine():
+    recipe = Recipe(lr=1.0, warmup=2, schedule="cosine")
+    optimizer = build_optimizer(build_model("tiny"), recipe)
+    rates = [set_learning_rate(optimizer, recipe, *at) for at in ((0, 0.0), (2, 0.25), (4, 0.5), (9, 1.0), (10, 1.3))]
+    assert rates == pytest.approx([0.5, (1 + 0.5**0.5) / 2, 0.5, 0, 0], abs=1e-9)
+    with pytest.raises(ValueError, match="step, cosine; got 'linear'"):
+        Recipe(schedule="linear")
+
+
+@pytest.mark.parametrize(
+    ("every", "before", "now", "due"),
+    [(None, 0, 9, False), (2, 1.9, 2, True), (2, 2, 2.5, False), (0.5, 0.9, 1.1, True), (1, 0.2, 5, True)],
+)
+def test_what_is_due(every, before, now, due):
+    assert is_due(every, before, now) is due
 
 
 def test_clipping():

@@ -145,6 +145,23 @@ def test_a_run_in_minutes_ends(tmp_path, toy):
     assert again.step == state.step
 
 
+def test_snapshots_are_kept_along_the_run(tmp_path, toy):
+    model = fresh()
+    train(model, toy, options(keep_every=0.5), tmp_path / "run", progress=False)
+    files = sorted((tmp_path / "run" / "snapshots").iterdir())
+    assert [file.name for file in files] == [f"step_{step:06d}.safetensors" for step in (0, 2, 3, 5, 6)]
+    first, last = (load_pretrained(file).state_dict() for file in (files[0], files[-1]))
+    assert all(tensor.equal(last[name]) for name, tensor in model.state_dict().items())
+    assert all(tensor.equal(first[name]) for name, tensor in fresh().state_dict().items())
+
+
+def test_a_run_in_minutes_is_evaluated_every_so_many_minutes(tmp_path, toy):
+    train(fresh(), toy, options(epochs=None, minutes=0.04, eval_every=0.01), tmp_path / "run", val=toy, progress=False)
+    evaluated = [line["minutes"] for line in lines(tmp_path / "run") if line["kind"] == "eval"]
+    assert 2 <= len(evaluated) <= 4
+    assert evaluated == sorted(evaluated)
+
+
 @pytest.mark.parametrize(("value", "message"), [(float("nan"), "matching cost of image 0"), (3e38, r"loss_\S+ is inf")])
 def test_numbers_that_are_not_finite_stop_and_name_the_images(tmp_path, toy, value, message):
     model = fresh()
