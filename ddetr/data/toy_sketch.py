@@ -128,7 +128,7 @@ def place(sketch: Sketch, at: Placement) -> list[Shape]:
     c, s = math.cos(angle), math.sin(angle)
     matrix = np.array([[c, -s], [s, c]]) * [at.stretch * (-1 if at.mirrored else 1), 1]
     low, high = (np.inf, np.inf), (-np.inf, -np.inf)
-    # einsum in place of @: a matrix product may be rounded differently from one processor to the next
+    # Written out: a matrix product may be rounded differently from one processor to the next.
     turned = [
         shape._replace(
             contours=[contour[:, :1] * matrix[:, 0] + contour[:, 1:] * matrix[:, 1] for contour in shape.contours]
