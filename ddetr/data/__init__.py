@@ -2,6 +2,7 @@
 
 from .coco import CocoDetection, coco_layout, collate
 from .images import DataError, denormalize_image, normalize_image, read_image
+from .toycoco import HELD_OUT_CATEGORIES, TOY_CATEGORIES, ToyScene, make_toycoco, toy_scene
 from .transforms import (
     PAPER_RESOLUTION,
     Resolution,
@@ -11,16 +12,21 @@ from .transforms import (
 )
 
 __all__ = [
+    "HELD_OUT_CATEGORIES",
     "PAPER_RESOLUTION",
+    "TOY_CATEGORIES",
     "CocoDetection",
     "DataError",
     "Resolution",
+    "ToyScene",
     "coco_layout",
     "collate",
     "denormalize_image",
     "eval_transform",
+    "make_toycoco",
     "normalize_image",
     "prepare_image",
     "read_image",
+    "toy_scene",
     "train_transform",
 ]

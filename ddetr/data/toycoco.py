@@ -24,13 +24,15 @@ from ..config import did_you_mean
 from ..files import write_text
 from .coco_categories import COCO_NAMES
 from .images import DataError
-from .raster import ellipse
-from .toy_backgrounds import Noise, background
-from .toy_drawings import LOOKS, sketch_of
-from .toy_sketch import Chance, Light, Placement, Shape, outline_of, paint, place
+from .toy.backgrounds import Noise, background
+from .toy.drawings import LOOKS, sketch_of
+from .toy.raster import ellipse
+from .toy.sketch import Chance, Light, Placement, Shape, outline_of, paint, place
 
-TOY_CATEGORIES = ("car", "bus", "boat", "traffic light", "stop sign", "bird", "cat", "umbrella", "sports ball", "bottle",
-                  "cup", "clock")  # fmt: skip
+TOY_CATEGORIES = (
+    "car", "bus", "boat", "traffic light", "stop sign", "bird", "cat", "umbrella", "sports ball", "bottle", "cup",
+    "clock",
+)  # fmt: skip
 """What ToyCOCO holds unless told otherwise."""
 HELD_OUT_CATEGORIES = ("kite", "banana", "pizza", "chair")
 """Drawn too, and left out of the default set: a model trained on it has never seen them."""
@@ -119,10 +121,9 @@ def data_card(settings: dict[str, Any], sets: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# ToyCOCO",
         "",
-        "Drawn by `ddetr`; nothing in it is a photo. COCO's format, ids and names; masks and boxes are of what is visible.",
+        "Drawn by `ddetr`; nothing in it is a photo. COCO's format, ids and names; boxes are around what is visible.",
         "",
-        f"    python -m ddetr data toycoco --train {settings['train']} --val {settings['val']} --seed {settings['seed']} "
-        f"--categories {' '.join(json.dumps(name) for name in settings['categories'])}",
+        f"    {_command(settings)}",
         "",
     ]
     for split, contents in sets.items():
@@ -133,8 +134,9 @@ def data_card(settings: dict[str, Any], sets: dict[str, dict[str, Any]]) -> str:
         lines += [
             f"## {split}: {len(contents['images'])} images, {len(objects)} objects",
             "",
-            f"{empty} images are empty, {crowds} crowds are marked `iscrowd`, {max(per_image.values(), default=0)} objects "
-            "are the most in one image. Small is below 32 x 32 pixels, large above 96 x 96 (area of the mask).",
+            f"{empty} images are empty, {crowds} crowds are marked `iscrowd`; the fullest image has "
+            f"{max(per_image.values(), default=0)} objects. Small is below 32 x 32 pixels, large above 96 x 96, by the "
+            "mask's area.",
             "",
             "| category | id | small | medium | large | all |",
             "|---|---|---|---|---|---|",
@@ -145,6 +147,15 @@ def data_card(settings: dict[str, Any], sets: dict[str, dict[str, Any]]) -> str:
             lines.append("| " + " | ".join(map(str, row)) + " |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _command(settings: dict[str, Any]) -> str:
+    command = "python -m ddetr data toycoco --out DIR"
+    for name in ("train", "val", "seed"):
+        command += f" --{name} {settings[name]}"
+    default = set(settings["categories"]) == set(TOY_CATEGORIES)
+    names = "" if default else " ".join(json.dumps(name) for name in settings["categories"])
+    return command + (f" --categories {names}" if names else "")
 
 
 def _size_of(area: float) -> str:

@@ -16,6 +16,7 @@ Colour = tuple[int, int, int]
 T = TypeVar("T")
 
 BLACK, DARK, GREY, WHITE = (16, 16, 18), (44, 44, 50), (128, 128, 132), (244, 244, 240)
+WOOD = ((150, 100, 60), (110, 70, 40), (190, 145, 95), (85, 60, 45))
 
 
 class Chance:

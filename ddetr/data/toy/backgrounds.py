@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .raster import Coverage, blend, cover, ellipse, rectangle, smooth, stroke
-from .toy_sketch import Chance, Colour, Light, Placement, Sketch, darker, lighter, mix, paint, place
+from .sketch import Chance, Colour, Light, Placement, Sketch, darker, lighter, mix, paint, place
 
 
 class Noise:

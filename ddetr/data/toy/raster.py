@@ -6,6 +6,7 @@ so contours of one direction unite and a contour of the other direction cuts a h
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -94,16 +95,17 @@ def smooth(points: Points, closed: bool = True, steps: int = 5) -> Points:
     curve = []
     for a, b, c, d in zip(around, around[1:], around[2:], around[3:], strict=False):
         for t in (i / steps for i in range(steps)):
-            curve.append(tuple(
-                b[k] + 0.5 * t * (c[k] - a[k] + t * (2 * a[k] - 5 * b[k] + 4 * c[k] - d[k] + t * (3 * (b[k] - c[k]) + d[k] - a[k])))
-                for k in (0, 1)
-            ))  # fmt: skip
+            curve.append((_spline(a[0], b[0], c[0], d[0], t), _spline(a[1], b[1], c[1], d[1], t)))
     return curve[: n * steps] if closed else curve[: (n - 1) * steps] + [points[-1]]
+
+
+def _spline(a: float, b: float, c: float, d: float, t: float) -> float:
+    return b + 0.5 * t * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
 
 
 def stroke(points: Points, width: float, closed: bool = False) -> list[Points]:
     """The contours of a line of this width along the points."""
-    pairs = list(zip(points, points[1:], strict=False)) + ([(points[-1], points[0])] if closed else [])
+    pairs = [*itertools.pairwise(points), *([(points[-1], points[0])] if closed else [])]
     contours = []
     for (x0, y0), (x1, y1) in pairs:
         length = math.hypot(x1 - x0, y1 - y0)

@@ -1,0 +1,1 @@
+"""How ToyCOCO is drawn: shapes, drawings of categories, backgrounds."""
