@@ -27,7 +27,7 @@ from .images import DataError
 from .toy.backgrounds import Noise, background
 from .toy.drawings import LOOKS, sketch_of
 from .toy.raster import ellipse
-from .toy.sketch import Chance, Light, Placement, Shape, outline_of, paint, place
+from .toy.sketch import Chance, Light, Part, Placement, Shape, outline_of, paint, place, rasterise
 
 TOY_CATEGORIES = (
     "car", "bus", "boat", "traffic light", "stop sign", "bird", "cat", "umbrella", "sports ball", "bottle", "cup",
@@ -248,9 +248,10 @@ def _add_object(chance: Chance, canvas: np.ndarray, objects: list[_Object], ids:
             chance.between(0.88, 1.14),
         )  # fmt: skip
         shapes = place(sketch, at)
-        mask = outline_of(shapes, height, width)
+        parts = rasterise(shapes, height, width)
+        mask = outline_of(parts, height, width)
         if mask.sum() >= _LEAST_PIXELS and all(_still_seen(item, mask) for item in objects):
-            _paint_with_shadow(chance, canvas, shapes, at, light)
+            _paint_with_shadow(chance, canvas, shapes, parts, at, light)
             _hide_behind(objects, mask)
             objects.append(_Object(category_id, mask, int(mask.sum()), crowd=False))
             return
@@ -269,9 +270,9 @@ def _add_crowd(chance: Chance, canvas: np.ndarray, objects: list[_Object], ids: 
             chance.between(middle - spread, middle + spread), line + chance.between(-0.07, 0.07) * height,
             chance.between(0.06, 0.12) * min(height, width), chance.between(-look.turn, look.turn),
         )  # fmt: skip
-        shapes = place(sketch_of(category_id, chance), at)
-        paint(canvas, shapes, light)
-        union |= outline_of(shapes, height, width)
+        parts = rasterise(place(sketch_of(category_id, chance), at), height, width)
+        paint(canvas, parts, light)
+        union |= outline_of(parts, height, width)
     if union.any():
         objects.append(_Object(category_id, union, int(union.sum()), crowd=True))
 
@@ -286,7 +287,9 @@ def _hide_behind(objects: list[_Object], mask: np.ndarray) -> None:
         item.visible[mask] = False
 
 
-def _paint_with_shadow(chance: Chance, canvas: np.ndarray, shapes: list[Shape], at: Placement, light: Light) -> None:
+def _paint_with_shadow(
+    chance: Chance, canvas: np.ndarray, shapes: list[Shape], parts: list[Part], at: Placement, light: Light
+) -> None:
     if chance.happens(0.6):
         points = np.concatenate([contour for shape in shapes if shape.solid for contour in shape.contours])
         (x0, _), (x1, y1) = points.min(0), points.max(0)
@@ -295,8 +298,8 @@ def _paint_with_shadow(chance: Chance, canvas: np.ndarray, shapes: list[Shape], 
             Shape([np.array(ellipse(x, y1, rx * grow, rx * 0.22 * grow))], (10, 10, 16), 45, False)
             for grow in (1.15, 0.95, 0.75)
         ]
-        paint(canvas, rings)
-    paint(canvas, shapes, light)
+        paint(canvas, rasterise(rings, *canvas.shape[:2]))
+    paint(canvas, parts, light)
 
 
 def _photograph(chance: Chance, noise: Noise, canvas: np.ndarray) -> np.ndarray:

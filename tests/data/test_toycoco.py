@@ -13,7 +13,7 @@ from ddetr.data import CocoDetection, DataError, coco_layout, make_toycoco, toy_
 from ddetr.data.coco_categories import COCO_NAMES
 from ddetr.data.toy.drawings import LOOKS, sketch_of
 from ddetr.data.toy.raster import cover, ellipse, rectangle, stroke
-from ddetr.data.toy.sketch import Chance, Placement, outline_of, place
+from ddetr.data.toy.sketch import Chance, Placement, outline_of, place, rasterise
 from ddetr.data.toycoco import HELD_OUT_CATEGORIES, TOY_CATEGORIES
 
 
@@ -58,7 +58,8 @@ def test_a_line_is_as_wide_as_it_says_and_corners_are_filled_once():
 def test_a_drawing_fills_the_size_it_is_placed_at(category_id):
     for number in range(4):
         shapes = place(sketch_of(category_id, Chance(number, category_id)), Placement(60, 60, 80))
-        rows, columns = np.nonzero(outline_of(shapes, 120, 120))
+        parts = rasterise(shapes, 120, 120)
+        rows, columns = np.nonzero(outline_of(parts, 120, 120))
         assert 76 <= max(np.ptp(rows), np.ptp(columns)) + 1 <= 81
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .raster import Coverage, blend, cover, ellipse, rectangle, smooth, stroke
-from .sketch import Chance, Colour, Light, Placement, Sketch, darker, lighter, mix, paint, place
+from .sketch import Chance, Colour, Light, Placement, Sketch, darker, lighter, mix, paint, place, rasterise
 
 
 class Noise:
@@ -203,7 +203,7 @@ def clutter(chance: Chance, canvas: np.ndarray) -> None:
         chance.between(0, width), chance.between(0, height), chance.between(0.05, 0.28) * min(height, width),
         chance.between(-8, 8) if upright else chance.between(0, 360),
     )  # fmt: skip
-    paint(canvas, place(sketch, at), Light(chance.integer(-50, 50), chance.integer(-50, 20)))
+    paint(canvas, rasterise(place(sketch, at), height, width), Light(chance.integer(-50, 50), chance.integer(-50, 20)))
 
 
 def _sky(chance: Chance, noise: Noise, height: int, width: int) -> tuple[np.ndarray, int]:

@@ -148,25 +148,33 @@ def place(sketch: Sketch, at: Placement) -> list[Shape]:
     ]
 
 
-def outline_of(shapes: list[Shape], height: int, width: int) -> np.ndarray:
+class Part(NamedTuple):
+    """A shape, and what it covers of the canvas; None if it lies outside."""
+
+    shape: Shape
+    covered: Coverage | None
+
+
+def rasterise(shapes: list[Shape], height: int, width: int) -> list[Part]:
+    """The shapes on a canvas (height, width)."""
+    return [Part(shape, cover(shape.contours, height, width)) for shape in shapes]
+
+
+def outline_of(parts: list[Part], height: int, width: int) -> np.ndarray:
     """The mask (height, width), bool: pixels of which the solid shapes cover at least half."""
     alpha = np.zeros((height, width), dtype=np.int32)
-    for shape in shapes:
-        if shape.solid and shape.opacity == 256:
-            covered = cover(shape.contours, height, width)
-            if covered is not None:
-                under = alpha[covered.window]
-                under += (256 - under) * covered.alpha // 256
+    for shape, covered in parts:
+        if shape.solid and covered is not None:
+            under = alpha[covered.window]
+            under += (256 - under) * covered.alpha // 256
     return alpha >= 128
 
 
-def paint(canvas: np.ndarray, shapes: list[Shape], light: Light = Light()) -> None:  # noqa: B008
-    """Draw the shapes onto the int32 canvas (H, W, 3) in place."""
-    height, width = canvas.shape[:2]
-    points = np.concatenate([contour for shape in shapes for contour in shape.contours])
+def paint(canvas: np.ndarray, parts: list[Part], light: Light = Light()) -> None:  # noqa: B008
+    """Draw the parts onto the int32 canvas (H, W, 3) in place."""
+    points = np.concatenate([contour for shape, _ in parts for contour in shape.contours])
     (x0, y0), (x1, y1) = points.min(0), points.max(0)
-    for shape in shapes:
-        covered = cover(shape.contours, height, width)
+    for shape, covered in parts:
         if covered is not None:
             blend(canvas, covered, _lit(shape.colour, covered, light, x0, y0, x1 - x0, y1 - y0), shape.opacity)
 
