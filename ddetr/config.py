@@ -168,7 +168,7 @@ _PAPER = DeformableDETRConfig()
 _TINY = _PAPER.replace(
     backbone="resnet10", backbone_width=32, backbone_norm="group", frozen_stages=0,
     embed_dim=128, encoder_layers=2, decoder_layers=3, ffn_dim=256, dropout=0.0, num_queries=100,
-    test_size=192,
+    test_size=160,
 )  # fmt: skip
 
 PRESETS: dict[str, DeformableDETRConfig] = {

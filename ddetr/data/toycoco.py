@@ -239,7 +239,7 @@ def _add_object(chance: Chance, canvas: np.ndarray, objects: list[_Object], ids:
     sketch, look = sketch_of(category_id, chance), LOOKS[category_id]
     height, width = canvas.shape[:2]
     for _ in range(6):
-        share = SIZES[0] * (SIZES[1] / SIZES[0]) ** (chance.between(0, 1) ** 0.75)
+        share = SIZES[0] * (SIZES[1] / SIZES[0]) ** (chance.between(0, 1) ** 0.6)
         size = max(share * min(height, width), 9.0)
         margin = size * (-0.2 if chance.happens(0.2) else 0.5)  # some are cut by the border
         x, y = (chance.between(min(margin, side / 2), max(side - margin, side / 2)) for side in (width, height))
