@@ -4,8 +4,17 @@ import torch
 from ddetr.models.linear import Linear
 
 
+@pytest.fixture
+def restore_threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("shape", [(2, 300, 32), (1, 5532, 32), (3, 4, 32), (300, 32)])
-def test_it_is_a_linear_layer_in_value_and_gradient(shape):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_is_a_linear_layer_in_value_and_gradient(shape, threads, restore_threads):
+    torch.set_num_threads(threads)
     ours = Linear(32, 48)
     plain = torch.nn.Linear(32, 48)
     plain.load_state_dict(ours.state_dict())
