@@ -24,17 +24,17 @@ class GroupScore(NamedTuple):
     Attributes:
         name: the category's, or one of `SIZES`.
         objects: how many there are, crowds not counted.
-        AP, AP50, AP75: over IoU 0.50 to 0.95, at 0.50, at 0.75; -1 where there is no object.
-        AR: average recall with 100 detections an image; -1 where there is no object.
+        ap, ap50, ap75: average precision over IoU 0.50 to 0.95, at 0.50, at 0.75; -1 where there is no object.
+        ar: average recall with 100 detections an image; -1 where there is no object.
         category_id: COCO's id; None for a size.
     """
 
     name: str
     objects: int
-    AP: float
-    AP50: float
-    AP75: float
-    AR: float
+    ap: float
+    ap50: float
+    ap75: float
+    ar: float
     category_id: int | None = None
 
 
@@ -138,7 +138,7 @@ def format_groups(groups: Iterable[GroupScore]) -> str:
     """Scores by category or by size, as a table."""
     rows = [("", "objects", "AP", "AP50", "AP75", "AR")]
     for group in groups:
-        numbers = (format_score(value) for value in (group.AP, group.AP50, group.AP75, group.AR))
+        numbers = (format_score(value) for value in (group.ap, group.ap50, group.ap75, group.ar))
         rows.append((printable(group.name), str(group.objects), *numbers))
     return format_table(rows)
 
@@ -188,7 +188,7 @@ def _count_objects(judge: COCOeval) -> np.ndarray:
 
 
 def _group(name: str, objects: int, precision: np.ndarray, recall: np.ndarray, id: int | None = None) -> GroupScore:
-    """precision (T, R, ...), recall (T, ...)."""
+    """precision (T, R, ...), recall (T, ...), where T runs over IoU 0.50, 0.55, ... 0.95."""
     means = (_mean(values) for values in (precision, precision[0], precision[5], recall))
     return GroupScore(name, int(objects), *means, category_id=id)
 

@@ -62,12 +62,12 @@ def score_bars(groups: Sequence[GroupScore]) -> Figure:
     axes = figure.subplots()
     for row, group in enumerate(groups):
         if group.objects:
-            axes.barh(row, group.AP, height=0.6, color="#0072B2")
-            axes.plot(group.AP50, row, "D", color="#E69F00", markeredgecolor=INK, markersize=6, clip_on=False)
+            axes.barh(row, group.ap, height=0.6, color="#0072B2")
+            axes.plot(group.ap50, row, "D", color="#E69F00", markeredgecolor=INK, markersize=6, clip_on=False)
         else:
             axes.text(0.005, row, "-", va="center", fontsize=9)
         noun = "object" if group.objects == 1 else "objects"
-        numbers = f"{format_score(group.AP)} / {format_score(group.AP50)}   {group.objects} {noun}"
+        numbers = f"{format_score(group.ap)} / {format_score(group.ap50)}   {group.objects} {noun}"
         axes.text(1.03, row, numbers, va="center", fontsize=8, color=INK)
     axes.set_yticks(range(len(groups)), [plain_text(group.name) for group in groups])
     axes.set(xlim=(0, 1), ylim=(max(len(groups), 1) - 0.4, -0.6))

@@ -23,7 +23,7 @@ def evaluation_figures(
     cannot be read.
     """
     yield "precision_recall", precision_recall_curves(evaluation.precision_recall)
-    yield "categories", score_bars(sorted(evaluation.per_category, key=lambda group: -group.AP))
+    yield "categories", score_bars(sorted(evaluation.per_category, key=lambda group: -group.ap))
     yield "sizes", score_bars(evaluation.per_size)
     yield "errors", error_bars(breakdown)
     yield "images", draw_scenes(image_scenes(dataset, breakdown, evaluation.image_ids[:6]))
