@@ -71,7 +71,7 @@ def score_bars(groups: Sequence[GroupScore]) -> Figure:
         axes.text(1.03, row, numbers, va="center", fontsize=8, color=INK)
     axes.set_yticks(range(len(groups)), [plain_text(group.name) for group in groups])
     axes.set(xlim=(0, 1), ylim=(max(len(groups), 1) - 0.4, -0.6))
-    more = f"; {left_out} more have no objects" if left_out else ""
+    more = f"; {left_out} more without objects" if left_out else ""
     label_axes(axes, f"average precision: bar AP (IoU 0.50 to 0.95), diamond AP50{more}", "")
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.6)
     axes.set_axisbelow(True)
