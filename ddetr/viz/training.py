@@ -57,6 +57,7 @@ def training_curves(lines: Sequence[dict[str, Any]], x: str = "minutes") -> Figu
             losses.plot(at, values, color=colour, linewidth=0.5, alpha=0.35)
             losses.plot(at, _running_mean(values), color=colour, linestyle=style, linewidth=1.6, label=name)
     rate.plot(at, _column(train, "lr"), color=INK, linewidth=1.4)
+    rate.ticklabel_format(axis="y", style="scientific", scilimits=(0, 0))
     for key, (colour, style), marker in zip(("AP", "AP50"), LINE_STYLES, MARKERS, strict=False):
         if evaluations:
             values = _scores(evaluations, key)

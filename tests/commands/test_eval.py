@@ -160,3 +160,16 @@ def test_names_of_categories_are_text(predictions, toy, tmp_path, capsys):
     assert "$x_$" in printed
     assert "\x1b" not in printed
     assert {file.stem for file in (tmp_path / "f").iterdir()} == FIGURES
+
+
+def test_nothing_annotated_and_nothing_found(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    empty = make_coco(tmp_path / "empty", count=1)  # its only image has a crowd and no object
+    (tmp_path / "none.json").write_text("[]")
+    command = ["--predictions", tmp_path / "none.json", "--data", empty, "--figures", tmp_path / "f"]
+    status, printed, _ = evaluate(capsys, *command)
+    assert status == 0
+    assert "AP -  AP50 -" in printed
+    assert ["car", "0", "-", "-", "-", "-"] in [line.split() for line in printed.splitlines()]
+    assert ["all", "0", "0"] in [line.split() for line in printed.splitlines()]
+    assert {file.stem for file in (tmp_path / "f").iterdir()} == FIGURES
