@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def output_folder(path: str | Path, option: str = "--out") -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()  # better now than after an hour's work
     except OSError as error:
         raise ValueError(f"{option}: {path} cannot be a folder to write into ({error.strerror})") from error
     return path

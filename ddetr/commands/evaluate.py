@@ -7,6 +7,7 @@ import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..data import CocoDetection, Resolution, eval_transform
 from ..engine import (
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         output_folder(Path(args.out).parent)
     figures = output_folder(args.figures, "--figures") if args.figures else None
-    dataset, evaluation = _rescore(args) if args.predictions else _detect_and_score(args)
+    dataset, evaluation, about = _rescore(args) if args.predictions else _detect_and_score(args)
     breakdown = error_breakdown(dataset.coco, evaluation.results, evaluation.image_ids, args.threshold)
     for table in (
         format_metrics(evaluation.metrics),
@@ -64,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(table, end="\n\n")
     if args.out:
+        about["annotations"] = dataset.annotation_file.name
+        write_predictions(args.out, evaluation, dataset.categories, **about)
         print(f"scores and detections in {args.out}")
     if figures:
         _write_figures(figures, dataset, evaluation, breakdown, args)
@@ -89,7 +92,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ValueError("--figures needs matplotlib: pip install matplotlib, or leave --figures out")
 
 
-def _detect_and_score(args: argparse.Namespace) -> tuple[CocoDetection, Evaluation]:
+def _detect_and_score(args: argparse.Namespace) -> tuple[CocoDetection, Evaluation, dict[str, Any]]:
+    """The data set, what was found on it, and what the file of predictions should say about the run."""
     model = pretrained_model(args)
     test_size = model.config.test_size
     transform = eval_transform(Resolution.around(test_size))
@@ -97,21 +101,17 @@ def _detect_and_score(args: argparse.Namespace) -> tuple[CocoDetection, Evaluati
     started = time.monotonic()
     evaluation = evaluate(model, dataset, batch_size=args.batch_size, workers=args.workers)
     print(f"{evaluation.num_images} images in {time.monotonic() - started:.0f} s")
-    about = {"weights": str(args.weights), "annotations": dataset.annotation_file.name, "test_size": test_size}
-    write_predictions(args.out, evaluation, dataset.categories, **about)
-    return dataset, evaluation
+    return dataset, evaluation, {"weights": str(args.weights), "test_size": test_size}
 
 
-def _rescore(args: argparse.Namespace) -> tuple[CocoDetection, Evaluation]:
+def _rescore(args: argparse.Namespace) -> tuple[CocoDetection, Evaluation, dict[str, Any]]:
+    """The same, from a file; neither loads a model nor reads a picture."""
     predictions = read_predictions(args.predictions)
     dataset = open_dataset(args, args.split, None, categories=predictions.categories, limit=None)
     predictions.check_belongs_to(dataset.image_ids, dataset.label_of, dataset.annotation_file)
     evaluation = score(dataset.coco, predictions.results, predictions.image_ids or dataset.image_ids)
     print(f"{evaluation.num_images} images, {len(evaluation.results)} detections from {args.predictions}")
-    if args.out:
-        about = {"predictions": str(args.predictions), "annotations": dataset.annotation_file.name}
-        write_predictions(args.out, evaluation, dataset.categories, **about)
-    return dataset, evaluation
+    return dataset, evaluation, {"predictions": str(args.predictions)}
 
 
 def _write_figures(
@@ -119,7 +119,7 @@ def _write_figures(
 ) -> None:
     from ..viz.report import evaluation_figures  # matplotlib comes with the course only
 
-    log = Path(args.weights or "") / "metrics.jsonl"
-    for name, figure in evaluation_figures(dataset, evaluation, breakdown, log if log.is_file() else None):
+    log = Path(args.weights) / "metrics.jsonl" if args.weights else None  # there, if the weights are a run's folder
+    for name, figure in evaluation_figures(dataset, evaluation, breakdown, log if log and log.is_file() else None):
         figure.savefig(folder / f"{name}.png", dpi=150)
         print(f"{folder / name}.png")

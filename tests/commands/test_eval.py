@@ -52,12 +52,14 @@ def test_the_tables_are_printed(predictions, toy, capsys):
 
 def test_predictions_score_the_same_without_model_and_pictures(predictions, toy, tmp_path, capsys, monkeypatch):
     def refuse(*_):
-        raise AssertionError("needs neither a model nor a picture")
+        raise AssertionError("needs no model")
 
     monkeypatch.setattr("ddetr.commands.common.load_pretrained", refuse)
-    monkeypatch.setattr("ddetr.data.coco.read_image", refuse)
+    same = make_coco(tmp_path / "same", count=6)
+    for picture in same.glob("*2017/*.png"):
+        picture.write_bytes(b"broken")
     out = tmp_path / "again.json"
-    assert evaluate(capsys, "--predictions", predictions, "--data", toy, "--out", out)[0] == 0
+    assert evaluate(capsys, "--predictions", predictions, "--data", same, "--out", out)[0] == 0
     before, after = (json.loads(file.read_text()) for file in (predictions, out))
     for part in ("metrics", "per_category", "per_size", "results", "image_ids", "categories"):
         assert after[part] == before[part], part
@@ -89,14 +91,23 @@ def test_a_set_with_fewer_categories_than_the_model(predictions, toy, tmp_path, 
 
 
 def test_figures(predictions, toy, tmp_path, capsys):
+    """With the curves of the run, where the weights are a run's folder."""
     pytest.importorskip("matplotlib")
-    out = tmp_path / "figures"
-    status, printed, _ = evaluate(capsys, "--predictions", predictions, "--data", toy, "--figures", out)
-    assert status == 0
-    assert {file.stem for file in out.iterdir()} == FIGURES
-    for file in out.iterdir():
-        assert file.read_bytes().startswith(b"\x89PNG")
-        assert str(file) in printed
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "model.safetensors").write_bytes((toy.parent / "model.safetensors").read_bytes())
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "minutes": 0.1, "loss": 9.5, "lr": 0.1}\n{"ki')
+    for source, expected in (
+        (["--predictions", predictions], FIGURES),
+        (["--weights", run, "--out", tmp_path / "e.json"], FIGURES | {"training"}),
+    ):
+        out = tmp_path / source[0]
+        status, printed, _ = evaluate(capsys, *source, "--data", toy, "--figures", out)
+        assert status == 0
+        assert {file.stem for file in out.iterdir()} == expected
+        for file in out.iterdir():
+            assert file.read_bytes().startswith(b"\x89PNG")
+            assert str(file) in printed
 
 
 def test_matplotlib_is_needed_for_figures_only(predictions, toy, tmp_path):
