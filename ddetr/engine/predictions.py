@@ -57,9 +57,8 @@ def write_predictions(path: str | Path, evaluation: Evaluation, categories: list
         "image_ids": evaluation.image_ids,
     }
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for name, value in contents.items():
-            file.write(f"{',' if file.tell() else '{'}\n{json.dumps(name)}: {json.dumps(value)}")
-        file.write(',\n"results": [\n')
+        head = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in contents.items())
+        file.write("{\n" + head + ',\n"results": [\n')
         file.write(",\n".join(json.dumps(result) for result in evaluation.results))
         file.write("\n]}\n")
 
