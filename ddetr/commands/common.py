@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def pretrained_model(args: argparse.Namespace) -> DeformableDETR:
 
 
 def open_dataset(
-    args: argparse.Namespace, split: str, transform: Callable, limit: int | None, categories: list | None = None
+    args: argparse.Namespace, split: str, transform: Callable | None, limit: int | None, categories: list | None = None
 ) -> CocoDetection:
     images, annotations = _images_and_annotations(args, split)
     return CocoDetection(
@@ -116,13 +117,14 @@ def _images_and_annotations(args: argparse.Namespace, split: str) -> tuple[str |
     return coco_layout(args.data, split)
 
 
-def output_folder(path: str | Path) -> Path:
+def output_folder(path: str | Path, option: str = "--out") -> Path:
     """The folder, made if need be; ValueError if it cannot be."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()  # better now than after an hour's work
     except OSError as error:
-        raise ValueError(f"--out: {path} cannot be a folder to write into ({error.strerror})") from error
+        raise ValueError(f"{option}: {path} cannot be a folder to write into ({error.strerror})") from error
     return path
 
 

@@ -1,14 +1,31 @@
 """Training and evaluation."""
 
-from .evaluate import METRICS, Evaluation, coco_metrics, detect, evaluate, format_metrics
+from .errors import ErrorBreakdown, Outcome, error_breakdown, format_errors
+from .evaluate import detect, evaluate
+from .predictions import Predictions, read_predictions, write_predictions
 from .schedule import PAPER_RECIPE, TINY_RECIPE, Recipe, build_optimizer, default_recipe, parameter_groups
+from .scores import (
+    METRICS,
+    Evaluation,
+    GroupScore,
+    PrecisionRecall,
+    coco_metrics,
+    format_groups,
+    format_metrics,
+    score,
+)
 from .train import TrainOptions, TrainState, train, train_step
 
 __all__ = [
     "METRICS",
     "PAPER_RECIPE",
     "TINY_RECIPE",
+    "ErrorBreakdown",
     "Evaluation",
+    "GroupScore",
+    "Outcome",
+    "PrecisionRecall",
+    "Predictions",
     "Recipe",
     "TrainOptions",
     "TrainState",
@@ -16,9 +33,15 @@ __all__ = [
     "coco_metrics",
     "default_recipe",
     "detect",
+    "error_breakdown",
     "evaluate",
+    "format_errors",
+    "format_groups",
     "format_metrics",
     "parameter_groups",
+    "read_predictions",
+    "score",
     "train",
     "train_step",
+    "write_predictions",
 ]

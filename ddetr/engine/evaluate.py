@@ -1,15 +1,12 @@
-"""COCO's average precision, computed by pycocotools."""
+"""Detecting on a whole data set, and scoring what was found."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -17,23 +14,7 @@ from tqdm import tqdm
 from ..data import CocoDetection, collate
 from ..models import DeformableDETR
 from ..models.modes import evaluating
-
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""COCO's twelve numbers, in COCOeval's order; -1 where there is nothing to measure (no object of that size)."""
-
-
-class Evaluation(NamedTuple):
-    """What `evaluate` found.
-
-    Attributes:
-        metrics: name -> value, see `METRICS`.
-        results: the detections, in COCO's results format.
-        num_images: how many images were looked at.
-    """
-
-    metrics: dict[str, float]
-    results: list[dict[str, Any]]
-    num_images: int
+from .scores import Evaluation, score
 
 
 def evaluate(
@@ -47,6 +28,10 @@ def evaluate(
 ) -> Evaluation:
     """Detect on every image and score against the annotations, crowds included. The model's mode is put back.
 
+    Only images of one size share a batch, of up to `batch_size`: convolutions and group normalisation see padding, so
+    that an image would be scored a little differently beside a larger one. This way the batch size changes nothing but
+    the rounding of float32 sums.
+
     An image that `skip_bad_images` left out counts neither for nor against. `interrupted` is asked after each batch.
 
     Raises:
@@ -58,23 +43,25 @@ def evaluate(
         raise ValueError(
             f"the model has {model.config.num_classes} classes, {dataset.annotation_file} {dataset.num_classes}"
         )
-    loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=workers)
-    results, image_ids = [], []
-    with evaluating(model), torch.inference_mode():
-        for images, targets in tqdm(loader, desc="evaluate", unit="batch", disable=not progress, leave=False):
+    batches = same_size_batches(dataset, batch_size)
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    found: dict[int, list[dict[str, Any]]] = {}
+    bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress, leave=False)
+    with evaluating(model), torch.inference_mode(), bar:
+        for indices, loaded in zip(batches, loader, strict=True):
             if interrupted():
                 raise KeyboardInterrupt
-            if not images:
-                continue
-            # In pixels of the picture as it lies on disk, not as it was resized.
-            sizes = [target["orig_size"] for target in targets]
-            names = [f"image id {target['image_id']}" for target in targets]
-            for detections, target in zip(detect(model, images, sizes, names), targets, strict=True):
-                results += dataset.to_results(detections, target)
-                image_ids.append(target["image_id"])
-    if not image_ids:
+            for images, targets in _of_equal_shape(*loaded):
+                # In pixels of the picture as it lies on disk, not as it was resized.
+                sizes = [target["orig_size"] for target in targets]
+                names = [f"image id {target['image_id']}" for target in targets]
+                for detections, target in zip(detect(model, images, sizes, names), targets, strict=True):
+                    found[target["image_id"]] = dataset.to_results(detections, target)
+            bar.update(len(indices))
+    if not found:
         raise ValueError(f"no image of {dataset.annotation_file} could be evaluated")
-    return Evaluation(coco_metrics(dataset.coco, results, image_ids), results, len(image_ids))
+    image_ids = sorted(found)
+    return score(dataset.coco, [result for image_id in image_ids for result in found[image_id]], image_ids)
 
 
 def detect(
@@ -89,21 +76,28 @@ def detect(
     return model.postprocess(output, sizes)
 
 
-def coco_metrics(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-    """COCOeval's twelve numbers for box detections on `image_ids`."""
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        found = coco.loadRes(results) if results else COCO()
-        if not results:
-            found.dataset = {**coco.dataset, "annotations": []}
-            found.createIndex()
-        judge = COCOeval(coco, found, "bbox")
-        judge.params.imgIds = list(image_ids)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return dict(zip(METRICS, (float(value) for value in judge.stats), strict=True))
+def same_size_batches(dataset: CocoDetection, batch_size: int) -> list[list[int]]:
+    """Indices in batches of up to `batch_size`, whose annotated widths and heights agree.
+
+    An image whose annotation does not say its size is a batch of its own.
+    """
+    groups: dict[Any, list[int]] = defaultdict(list)
+    for index, image_id in enumerate(dataset.image_ids):
+        record = dataset.coco.imgs[image_id]
+        size = (record.get("width"), record.get("height"))
+        groups[index if None in size else size].append(index)
+    return [
+        group[start : start + batch_size] for group in groups.values() for start in range(0, len(group), batch_size)
+    ]
 
 
-def format_metrics(metrics: dict[str, float]) -> str:
-    """The twelve numbers in two rows, as people quote them."""
-    return "\n".join("  ".join(f"{name} {metrics[name]:.3f}" for name in row) for row in (METRICS[:6], METRICS[6:]))
+def _of_equal_shape(
+    images: list[Tensor], targets: list[dict[str, Any]]
+) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
+    """A batch in parts without padding: turned photos and a transform of one's own can change a size on the way."""
+    groups: dict[torch.Size, tuple[list[Tensor], list[dict[str, Any]]]] = {}
+    for image, target in zip(images, targets, strict=True):
+        part = groups.setdefault(image.shape, ([], []))
+        part[0].append(image)
+        part[1].append(target)
+    yield from groups.values()

@@ -6,15 +6,29 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 from torch import Tensor
 
 from ..data import denormalize_image
+from ..engine.scores import printable
 
 LEVEL_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 """One colour for each level, fine to coarse, throughout the series; told apart by colour-blind readers."""
+
+INK = "#222222"
+
+LINE_STYLES = tuple(
+    (colour, line)
+    for colour, line in zip(
+        4 * (INK, "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9"),
+        7 * ("solid", "dashed", "dotted", "dashdot"),
+        strict=True,
+    )
+)
+"""Colour and line of 28 curves; neighbours differ in both."""
 
 PIPELINE = ("backbone", "neck", "multi_scale", "encoder", "pre_decoder", "decoder", "heads", "detections")
 
@@ -27,6 +41,19 @@ class Figure(MatplotlibFigure):
         # No software version in the file: the same figure gives the same bytes.
         self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
         return buffer.getvalue()
+
+
+def plain_text(text: str, longest: int = 32) -> str:
+    """A name out of a data set, for matplotlib to draw letter by letter: `$` starts no formula, `_` hides no legend."""
+    text = printable(text, longest).replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Name both axes and their units, in the series' small letters."""
+    axes.set_xlabel(x, fontsize=8)
+    axes.set_ylabel(y, fontsize=8)
+    axes.tick_params(labelsize=7)
 
 
 def pipeline_map(lit: Sequence[str] = ()) -> Figure:
