@@ -18,7 +18,7 @@ class Linear(nn.Linear):
         if not _as_convolution(x):
             return super().forward(x)
         image = x.transpose(1, 2).unsqueeze(2)  # (B, C_in, 1, N), channels last
-        # PyTorch takes oneDNN for a single thread only if the convolution has a stride; over one row it changes nothing.
+        # With one thread PyTorch takes oneDNN only for a convolution with a stride; over one row it changes nothing.
         stride = (2, 1) if torch.get_num_threads() == 1 else 1
         return F.conv2d(image, self.weight[:, :, None, None], self.bias, stride).squeeze(2).transpose(1, 2)
 
