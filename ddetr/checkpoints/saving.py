@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 
+from ..files import replacing
 from ..models import DeformableDETR
 
 
@@ -34,22 +31,3 @@ def save_training_state(state: dict[str, Any], path: str | Path) -> None:
     """Write tensors, numbers, strings and containers of them with torch.save, atomically. OSError as above."""
     with replacing(path) as temporary:
         torch.save(state, temporary)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends without an error it takes `path`'s place, at once."""
-    path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; a result is not
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
