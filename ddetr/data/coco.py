@@ -192,7 +192,9 @@ def coco_layout(folder: str | Path, split: str) -> tuple[Path, Path]:
 
 
 def read_coco_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> dict[str, Any]:
-    """A COCO annotation file, checked. `object_hook`, as in `json.loads`, can leave out what is not needed.
+    """A COCO annotation file, checked.
+
+    `object_hook`, as in `json.loads`, can leave out what is not needed; an entry that it makes None is left out whole.
 
     Raises:
         DataError: the file is not there, not JSON or not in COCO's format; says what is wrong and where.
@@ -205,6 +207,10 @@ def read_coco_json(path: Path, object_hook: Callable[[dict], Any] | None = None)
         raise DataError(f"{path} is not JSON: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if object_hook and isinstance(contents, dict):
+        for section in _REQUIRED:
+            if isinstance(contents.get(section), list):
+                contents[section] = [entry for entry in contents[section] if entry is not None]
     _check_annotations(contents, path)
     return contents
 
