@@ -161,11 +161,11 @@ class _Making:
 
     def _make(self) -> dict[str, dict[str, Any]]:
         plans = self._plans()
+        self.wanted.write(self.work / MANIFEST)  # from here on the folder is this subset's
         for folder in (self.work, self.out / "annotations", *(self.out / f"{split}2017" for split in plans)):
             folder.mkdir(exist_ok=True)
             for leftover in folder.glob(".*.????????"):  # of a process that was killed while it wrote
                 leftover.unlink()
-        self.wanted.write(self.work / MANIFEST)
         for split, plan in plans.items():
             self._collect(split, plan, [other for other in plans.values() if other is not plan])
         contents = {split: self._subset_of(plan) for split, plan in plans.items()}

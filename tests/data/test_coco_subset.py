@@ -1,5 +1,7 @@
 import errno
+import itertools
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -249,6 +251,28 @@ def test_interrupted_and_run_again(original, tmp_path, caplog):
     assert again.calls == 4
     carve(original, tmp_path / "other")
     assert files(out) == files(tmp_path / "other")
+
+
+def test_stopped_at_any_write_and_run_again(original, tmp_path, monkeypatch):
+    """A run writes 10 files: what is wanted, six photos, two annotation files, the manifest."""
+    carve(original, tmp_path / "whole")
+    replace = os.replace
+    for last in range(1, 11):
+        out = tmp_path / f"out{last}"
+        writes = itertools.count(1)
+
+        def stop(source, target, last=last, writes=writes):
+            if next(writes) == last:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", stop)
+        with pytest.raises(KeyboardInterrupt):
+            carve(original, out)
+        monkeypatch.undo()
+        assert not (out / "manifest.json").exists()
+        carve(original, out)
+        assert files(out) == files(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
