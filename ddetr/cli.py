@@ -1,15 +1,16 @@
-"""`python -m ddetr train | eval | predict | trace`. Each command is a module of `ddetr.commands`."""
+"""`python -m ddetr train | eval | predict | trace | data`. Each command is a module of `ddetr.commands`."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+from types import ModuleType
 
 from . import __version__
-from .commands import evaluate, predict, trace, train
+from .commands import data, evaluate, predict, trace, train
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "trace": trace}
+COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,12 +38,21 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ddetr", description="Deformable DETR, from pixels to boxes.")
     parser.add_argument("--version", action="version", version=f"ddetr {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    for name, module in COMMANDS.items():
-        command = commands.add_parser(name, help=module.run.__doc__, description=module.run.__doc__)
-        command.set_defaults(run=module.run)
-        module.add_arguments(command.add_argument)
+    _add_commands(parser, COMMANDS)
     return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser, modules: dict[str, ModuleType]) -> None:
+    """A module has `add_arguments` and `run`, or `COMMANDS` of its own."""
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, module in modules.items():
+        purpose = getattr(module, "run", module).__doc__
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        if hasattr(module, "COMMANDS"):
+            _add_commands(command, module.COMMANDS)
+        else:
+            command.set_defaults(run=module.run)
+            module.add_arguments(command.add_argument)
 
 
 def _sentence(error: BaseException) -> str:

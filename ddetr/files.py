@@ -1,9 +1,9 @@
-"""Writing files so that one is either the old one or the new one, never half of either."""
+"""Writing files, so that each is either the old one or the new one, never half of either."""
 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +11,17 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends without an error it takes `path`'s place, at once."""
+    """A temporary path beside `path`; when the block ends without an error it takes `path`'s place, at once.
+
+    The temporary name is `.NAME.` and eight characters, hidden; only a process that is killed leaves one behind.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; a result is not
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -100,12 +100,11 @@ class CocoDetection(Dataset):
         return self.transform(image, target)
 
     def path(self, image_id: int) -> Path:
-        """The image's file. DataError for a name that leads out of the image folder."""
+        """The image's file. DataError for a name that leads out of the image folder, a link's included."""
         name = self.coco.imgs[image_id]["file_name"]
-        path = self.image_dir / name
-        if "\0" in name or Path(name).is_absolute() or not path.resolve().is_relative_to(self.image_dir.resolve()):
+        if not _stays_inside(name) or not (self.image_dir / name).resolve().is_relative_to(self.image_dir.resolve()):
             raise DataError(f"file_name {name!r} leads out of the image folder {self.image_dir}")
-        return path
+        return self.image_dir / name
 
     def to_results(self, detections: dict[str, Tensor], target: dict[str, Any]) -> list[dict[str, Any]]:
         """Detections in pixels of the upright picture -> COCO results, in the frame and ids of the annotation file.
@@ -136,7 +135,7 @@ class CocoDetection(Dataset):
 
     def _load(self, image_id: int) -> tuple[tv_tensors.Image, Tensor, Tensor, Orientation]:
         picture, turned = read_image(self.path(image_id))
-        orientation = self._annotated_frame(image_id, picture.size, turned)
+        orientation = annotated_frame(self.coco.imgs[image_id], picture.size, turned)
         annotations = [a for a in self.coco.imgToAnns[image_id] if not a["iscrowd"]]
         boxes = torch.tensor([a["bbox"] for a in annotations], dtype=torch.float32).reshape(-1, 4)
         boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
@@ -146,24 +145,27 @@ class CocoDetection(Dataset):
         keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return tv_tensors.Image(F.pil_to_tensor(picture)), boxes[keep], labels[keep], orientation
 
-    def _annotated_frame(self, image_id: int, upright: tuple[int, int], turned: Orientation) -> Orientation:
-        """How the annotations must be turned to lie on the upright picture.
 
-        The size in the JSON tells which frame the boxes were drawn in, the file's or the upright one. Where it cannot
-        (half turns, square pictures), they are taken to lie on the picture as people see it.
-        """
-        record = self.coco.imgs[image_id]
-        if "width" not in record or "height" not in record:
-            return UPRIGHT
-        said = (record["width"], record["height"])
-        if said == upright:
-            return UPRIGHT
-        if turned.transpose and said == upright[::-1]:
-            return turned
-        raise DataError(
-            f"image file {record['file_name']} is {upright[0]} x {upright[1]} pixels, but its annotation says "
-            f"{said[0]} x {said[1]}: boxes would not lie on the objects"
-        )
+def annotated_frame(record: dict[str, Any], upright: tuple[int, int], turned: Orientation) -> Orientation:
+    """How an image's annotations must be turned to lie on the upright picture, whose (w, h) is `upright`.
+
+    The size in `record`, its entry in the JSON, tells which frame the boxes were drawn in, the file's or the upright
+    one. Where it cannot (half turns, square pictures), they are taken to lie on the picture as people see it.
+
+    Raises:
+        DataError: the picture is of another size than the JSON says.
+    """
+    if "width" not in record or "height" not in record:
+        return UPRIGHT
+    said = (record["width"], record["height"])
+    if said == upright:
+        return UPRIGHT
+    if turned.transpose and said == upright[::-1]:
+        return turned
+    raise DataError(
+        f"image file {record['file_name']} is {upright[0]} x {upright[1]} pixels, but its annotation says "
+        f"{said[0]} x {said[1]}: boxes would not lie on the objects"
+    )
 
 
 def collate(samples: list[Sample | None]) -> tuple[list[Tensor], list[dict[str, Any]]]:
@@ -189,22 +191,60 @@ def coco_layout(folder: str | Path, split: str) -> tuple[Path, Path]:
     return images, annotations
 
 
-def _read_annotations(path: Path) -> COCO:
+def read_coco_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> dict[str, Any]:
+    """A COCO annotation file, checked.
+
+    `object_hook`, as in `json.loads`, can leave out what is not needed; an entry that it makes None is left out whole.
+
+    Raises:
+        DataError: the file is not there, not JSON or not in COCO's format; says what is wrong and where.
+    """
     try:
-        contents = json.loads(path.read_text(encoding="utf-8"))
+        contents = json.loads(path.read_text(encoding="utf-8"), object_hook=object_hook)
     except FileNotFoundError:
         raise DataError(f"no annotation file {path}") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if object_hook and isinstance(contents, dict):
+        for section in _REQUIRED:
+            if isinstance(contents.get(section), list):
+                contents[section] = [entry for entry in contents[section] if entry is not None]
     _check_annotations(contents, path)
+    return contents
+
+
+def clip_boxes(contents: dict[str, Any]) -> int:
+    """Clip the boxes that reach more than a pixel out of their image, in place; how many those are."""
+    sizes = {image["id"]: (image.get("width"), image.get("height")) for image in contents["images"]}
+    clipped = 0
+    for annotation in contents["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        W, H = sizes[annotation["image_id"]]
+        if W is None or H is None or (x >= -1 and y >= -1 and x + w <= W + 1 and y + h <= H + 1):
+            continue  # COCO's own boxes are rounded, and overshoot by hundredths
+        x1, x2 = (min(max(side, 0), W) for side in (x, x + w))
+        y1, y2 = (min(max(side, 0), H) for side in (y, y + h))
+        annotation["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        clipped += 1
+    return clipped
+
+
+def _read_annotations(path: Path) -> COCO:
+    contents = read_coco_json(path)
     _complete(contents, path)
     coco = COCO()
     coco.dataset = contents
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
         coco.createIndex()
     return coco
+
+
+def _stays_inside(name: str) -> bool:
+    """A relative path without `..`, on this system and on any other."""
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return "\0" not in name and not any(path.anchor or ".." in path.parts for path in paths)
 
 
 _REQUIRED = {
@@ -264,11 +304,17 @@ def _is_number(value: Any) -> bool:
 def _complete(contents: dict[str, Any], path: Path) -> None:
     """Fill in what evaluation needs and small exporters leave out, and count what no target can use."""
     contents.setdefault("info", {})  # pycocotools copies it into results
-    empty = 0
     ids = [a.get("id") for a in contents["annotations"]]
-    if len(set(ids)) < len(ids) or None in ids or 0 in ids:  # COCOeval takes an id of 0 for "no match"
+    repeated = len(ids) - len(set(ids)) - max(ids.count(None) - 1, 0)
+    if repeated:
+        logger.warning("%s: %d annotations have the id of another; all are numbered anew", path, repeated)
+    if repeated or None in ids or 0 in ids:  # COCOeval takes an id of 0 for "no match"
         for number, annotation in enumerate(contents["annotations"], start=1):
             annotation["id"] = number
+    clipped = clip_boxes(contents)
+    if clipped:
+        logger.warning("%s: %d boxes reach out of their image and are clipped to it", path, clipped)
+    empty = 0
     for annotation in contents["annotations"]:
         _, _, w, h = annotation["bbox"]
         annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -59,29 +59,33 @@ _EXIF_ORIENTATIONS = {
     8: Orientation(transpose=True, mirror_y=True),
 }
 _ORIENTATION_TAG = 0x0112
+MAX_PIXELS = 2**27  # 400 MB as 8-bit RGB; the largest cameras make about 100 million
 
 
-def read_image(path: str | Path) -> tuple[Image.Image, Orientation]:
-    """Read a picture as upright 8-bit RGB, and say how it was turned.
+def read_image(path: str | Path | BinaryIO, name: str | None = None) -> tuple[Image.Image, Orientation]:
+    """Read a picture as upright 8-bit RGB, and say how it was turned. Errors call it `name`; None: its path.
 
     Greyscale, palette, CMYK, 16-bit and transparent pictures (on white) are converted.
 
     Raises:
-        DataError: the file is missing, not a picture, truncated, or would unpack to an absurd size. Names the file.
+        DataError: the file is missing, not a picture, truncated, or of more than `MAX_PIXELS`. Names the file.
     """
+    name = name or str(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; real damage raises
             with Image.open(path) as file:
+                if file.width * file.height > MAX_PIXELS:  # known from its first bytes, before any is unpacked
+                    raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
                 orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG), UPRIGHT)
                 return upright_rgb(file), orientation
     except FileNotFoundError:
-        raise DataError(f"image file {path} is missing") from None
+        raise DataError(f"image file {name} is missing") from None
     except Image.DecompressionBombError as error:
-        raise DataError(f"image file {path} would unpack to an absurd size and was not opened: {error}") from error
+        raise DataError(f"image file {name} would unpack to an absurd size and was not opened: {error}") from error
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError) as error:
         raise DataError(
-            f"image file {path} cannot be read ({type(error).__name__}: {error}): damaged, or no picture"
+            f"image file {name} cannot be read ({type(error).__name__}: {error}): damaged, or no picture"
         ) from error
 
 

@@ -105,7 +105,9 @@ def test_boxes_are_clipped_and_empty_ones_dropped(tmp_path, caplog):
     data = contents(annotations=[annotation(i + 1, 1, 17, box) for i, box in enumerate(boxes)])
     with caplog.at_level(logging.WARNING):
         small = dataset(tmp_path, data, transform=lambda *sample: sample)
-    assert "1 boxes without area" in caplog.text
+    assert "3 boxes reach out of their image" in caplog.text
+    assert "2 boxes without area" in caplog.text
+    assert small.coco.anns[2]["bbox"] == [30, 20, 10, 10]
     _, target = small[0]
     assert target["boxes"].tolist() == [[0, 5, 5, 15], [30, 20, 40, 30]]
 
@@ -156,7 +158,43 @@ def test_what_small_exporters_leave_out_is_filled_in(tmp_path):
     assert small[0][1]["boxes"].shape == (1, 4)
 
 
-@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "b/../../secret.png", "a\0.png"])
+def test_boxes_that_overshoot_by_rounding_stay_as_they_are(tmp_path, caplog):
+    data = contents(annotations=[annotation(1, 1, 17, [5, 5, 35.01, 10])])
+    with caplog.at_level(logging.WARNING):
+        small = dataset(tmp_path, data)
+    assert not caplog.text
+    assert small.coco.anns[1]["bbox"] == [5, 5, 35.01, 10]
+
+
+def test_annotation_ids_that_repeat_are_numbered_anew(tmp_path, caplog):
+    data = contents(annotations=[annotation(7, 1, 17, [5, 5, 10, 10])] * 2 + [annotation(8, 1, 3, [5, 5, 10, 10])])
+    with caplog.at_level(logging.WARNING):
+        small = dataset(tmp_path, json.loads(json.dumps(data)))
+    assert "1 annotations have the id of another" in caplog.text
+    assert sorted(small.coco.anns) == [1, 2, 3]
+
+
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
+    small = dataset(tmp_path, contents())
+    Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
+    (tmp_path / "images" / "a.png").unlink()
+    (tmp_path / "images" / "a.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match="leads out of the image folder"):
+        small[0]
+
+
+OUTSIDE = [
+    "../secret.png",
+    "/etc/passwd",
+    "b/../../secret.png",
+    "a\0.png",
+    "..\\secret.png",
+    "C:\\secret.png",
+    "C:a.png",
+]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
 def test_file_names_cannot_leave_the_folder(tmp_path, name):
     Image.new("RGB", (40, 30)).save(tmp_path / "secret.png")
     record = {"id": 1, "file_name": name, "width": 40, "height": 30}

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -110,11 +112,15 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         read_image(tmp_path)
 
 
-def test_a_picture_that_would_fill_the_memory_is_not_opened(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    picture().save(tmp_path / "image.png")
-    with pytest.raises(DataError, match="absurd size"):
-        read_image(tmp_path / "image.png")
+@pytest.mark.parametrize("pillows_limit", [Image.MAX_IMAGE_PIXELS, None])
+def test_a_picture_that_would_fill_the_memory_is_not_opened(tmp_path, monkeypatch, pillows_limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillows_limit)
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    png = b"".join(struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in chunks)
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with pytest.raises(DataError, match=r"bomb\.png would unpack to an absurd size"):
+        read_image(tmp_path / "bomb.png")
 
 
 def test_normalising_and_back():
