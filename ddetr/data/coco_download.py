@@ -88,7 +88,7 @@ class CocoServer:
     """
 
     def __init__(
-        self, server: str = COCO_SERVER, *, timeout: float = 20, attempts: int = 5, backoff: float = 1, workers: int = 8
+        self, server: str = COCO_SERVER, *, timeout: float = 10, attempts: int = 5, backoff: float = 1, workers: int = 8
     ) -> None:
         address = urlsplit(server)
         if address.scheme not in ("http", "https") or not address.hostname or address.query or address.fragment:

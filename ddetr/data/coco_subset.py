@@ -123,6 +123,7 @@ class _Making:
         self.work = out / _WORK
         self.known: dict[tuple[str, int], str] = {}  # SHA-256 of photos that earlier runs, or the manifest, have
         self.done: dict[tuple[str, int], str] = {}
+        self.new = False  # whether this run made the folder
         self.writing = threading.Lock()
 
     def run(self) -> Subset:
@@ -142,6 +143,7 @@ class _Making:
 
     def _open_folder(self) -> bool:
         """Make sure that the folder is this subset's, or nobody's; whether the subset is finished."""
+        self.new = not self.out.exists()
         self.out.mkdir(parents=True, exist_ok=True)
         for path in self.out.rglob("*"):
             if path.is_symlink():
@@ -190,7 +192,8 @@ class _Making:
         except BaseException:
             with contextlib.suppress(OSError):  # they are empty, or stay
                 self.work.rmdir()
-                self.out.rmdir()
+                if self.new:
+                    self.out.rmdir()
             raise
         return plans
 
