@@ -27,13 +27,24 @@ def save_model(model: DeformableDETR, path: str | Path) -> None:
     if model.categories is not None:
         metadata["categories"] = json.dumps(model.categories)
     with replacing(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata)
+        try:
+            safetensors.torch.save_file(state, temporary, metadata)
+        except safetensors.SafetensorError as error:
+            raise _not_written(path, error) from error
 
 
 def save_training_state(state: dict[str, Any], path: str | Path) -> None:
     """Write tensors, numbers, strings and containers of them with torch.save, atomically. OSError as above."""
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # PyTorch's writer does not say OSError
+            raise _not_written(path, error) from error
+
+
+def _not_written(path: str | Path, error: Exception) -> OSError:
+    reason = str(error).strip().splitlines()[0]
+    return OSError(f"{path} could not be written ({reason}): is the disk full? An older file there is left as it was")
 
 
 @contextmanager

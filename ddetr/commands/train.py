@@ -15,8 +15,8 @@ from ..checkpoints import change_num_classes, load_pretrained
 from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import CocoDetection, Resolution, coco_layout, eval_transform, train_transform
 from ..engine import TrainOptions, default_recipe, format_metrics, train
+from ..engine.checkpoint import read_training_state
 from ..engine.schedule import SCHEDULES
-from ..engine.train import read_training_state
 from ..models import DeformableDETR, build_model
 from .common import (
     data_arguments,

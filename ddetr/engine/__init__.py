@@ -1,8 +1,10 @@
 """Training and evaluation."""
 
 from .evaluate import METRICS, Evaluation, coco_metrics, detect, evaluate, format_metrics
+from .run import TrainOptions, TrainState
 from .schedule import PAPER_RECIPE, TINY_RECIPE, Recipe, build_optimizer, default_recipe, parameter_groups
-from .train import TrainOptions, TrainState, train, train_step
+from .step import StepReport, train_step
+from .train import train
 
 __all__ = [
     "METRICS",
@@ -10,6 +12,7 @@ __all__ = [
     "TINY_RECIPE",
     "Evaluation",
     "Recipe",
+    "StepReport",
     "TrainOptions",
     "TrainState",
     "build_optimizer",

@@ -96,5 +96,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: in
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> float:
-    """Scale the gradients down to `clip_norm` if their norm is larger; returns the norm before. 0 only measures."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or float("inf")))
+    """Scale the gradients down to `clip_norm` if their norm is larger; returns the norm before. 0 only measures.
+
+    If the norm is not finite the gradients are left as they are, for whoever looks for the cause.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if clip_norm and norm.isfinite():
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    return float(norm)
