@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,13 @@ def positive_number(text: str) -> float:
     return number
 
 
+def not_negative_number(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0; got {number}")
+    return number
+
+
 def not_negative(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**63:
@@ -69,6 +78,8 @@ def fraction(text: str) -> float:
 def usable_device(text: str) -> torch.device:
     try:
         device = torch.device(text)
+        if device == torch.device("cuda") and "LOCAL_RANK" in os.environ:  # torchrun: a GPU for each process
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here; cpu always can") from error
@@ -117,10 +128,12 @@ def _images_and_annotations(args: argparse.Namespace, split: str) -> tuple[str |
 
 
 def output_folder(path: str | Path) -> Path:
-    """The folder, made if need be; ValueError if it cannot be."""
+    """The folder, made if need be; ValueError if it cannot be, or cannot be written into."""
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # known before hours of training, not after
+            pass
     except OSError as error:
         raise ValueError(f"--out: {path} cannot be a folder to write into ({error.strerror})") from error
     return path

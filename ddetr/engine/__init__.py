@@ -1,5 +1,6 @@
 """Training and evaluation."""
 
+from . import distributed
 from .evaluate import METRICS, Evaluation, coco_metrics, detect, evaluate, format_metrics
 from .run import TrainOptions, TrainState
 from .schedule import PAPER_RECIPE, TINY_RECIPE, Recipe, build_optimizer, default_recipe, parameter_groups
@@ -19,6 +20,7 @@ __all__ = [
     "coco_metrics",
     "default_recipe",
     "detect",
+    "distributed",
     "evaluate",
     "format_metrics",
     "parameter_groups",

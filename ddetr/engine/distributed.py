@@ -37,22 +37,21 @@ def is_main() -> bool:
 
 
 @contextmanager
-def process_group(device: torch.device) -> Iterator[torch.device]:
-    """Join torchrun's other processes, if it started this one; gives the device that this process is to use.
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join torchrun's other processes, if it started this one. `device` is where this one's model will be.
 
     Raises:
         ConnectionError: another process ended in the middle of the run.
     """
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        yield device
+        yield
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     # Small numbers are exchanged on the host, so that nobody waits for a GPU to agree on when to stop.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
     try:
-        yield device
+        yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "Connection closed by peer" in str(error) or "gloo" in str(error):
             raise ConnectionError(f"process {rank()} stops, because another one has; its error is above") from error
@@ -64,8 +63,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
     """The model, wrapped so that backward averages the gradients over the processes if there are several."""
     if world_size() == 1:
         return model
-    # Frozen batch norms never change, so no buffer is sent around; with `backbone_norm="batch"` rank 0's are kept.
-    return DistributedDataParallel(model, broadcast_buffers=False)
+    return DistributedDataParallel(model)
 
 
 def averaging(model: nn.Module, last: bool) -> AbstractContextManager:
