@@ -41,7 +41,6 @@ _DEFAULTS: dict[str, Any] = {
     "accumulate": 1, "precision": "fp32", "seed": 0, "workers": 0, "augment": True, "log_every": 10, "save_every": 60.0,
     "eval_every": None, "keep_every": None, "tensorboard": False, "imagenet": False, "weights": None, "limit": None,
 }  # fmt: skip
-_OF_THE_MODEL = ("preset", "weights", "imagenet", "size", "set")
 
 
 def add_arguments(add: Callable) -> None:
@@ -166,10 +165,8 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         raise ValueError("give --preset or --weights, not both: the weights bring their own architecture")
     remembered = {}
     if args.resume:
-        given = [name for name in _OF_THE_MODEL if getattr(args, name) is not None]
-        if given:
-            raise ValueError(f"a resumed run keeps its model: leave out --{given[0]}")
         remembered = _remembered_settings(out / "settings.json")
+        _check_same_model(args, remembered)
     given = {name: getattr(args, name) for name in _DEFAULTS if getattr(args, name) is not None}
     if "epochs" in given or "minutes" in given:
         remembered |= {"epochs": None, "minutes": None}
@@ -178,6 +175,17 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     if settings["epochs"] is None and settings["minutes"] is None:
         settings["epochs"] = 50
     return settings
+
+
+def _check_same_model(args: argparse.Namespace, remembered: dict[str, Any]) -> None:
+    """ValueError for an option that would make another model of the run; repeating the run's own is fine."""
+    given = {name: getattr(args, name) for name in ("preset", "weights", "imagenet")}
+    changed = [name for name, value in given.items() if value is not None and value != remembered.get(name)]
+    kept = remembered.get("overrides", {})
+    if any(kept.get(name) != value for name, value in overrides(args).items()):
+        changed.append("size" if args.size not in (None, kept.get("test_size")) else "set")
+    if changed:
+        raise ValueError(f"a resumed run keeps its model: leave out --{changed[0]}")
 
 
 def _remembered_settings(path: Path) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""Run by test_resume in a process of its own: python killer.py SEED KILLS OUT [arguments of `ddetr train`].
+
+Trains in child processes, which are killed with SIGKILL after a random while and go on with --resume, and at last in
+one that may finish. Prints how many were killed, and how many were caught while they wrote a file.
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+from ddetr.cli import main
+
+
+def start(arguments: list[str]) -> int:
+    """Train in a fork, which has nothing to import any more; returns its process id."""
+    child = os.fork()
+    if child:
+        return child
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    status = 3
+    try:
+        status = main(arguments)
+    finally:
+        os._exit(status)
+
+
+def finished(child: int, seconds: float) -> bool:
+    """Whether the child ended by itself, without an error, within so many seconds; otherwise it is killed."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0, f"the training failed with status {status}"
+            return True
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def work(seed: int, kills: int, out: Path, arguments: list[str]) -> None:
+    draw = random.Random(seed)
+    killed = writing = 0
+    for _ in range(kills):
+        resume = ["--resume"] if (out / "settings.json").exists() else []
+        if finished(start([*arguments, "--out", str(out), *resume]), draw.uniform(0.05, 1.0)):
+            break
+        killed += 1
+        writing += any(name.startswith(".") for name in os.listdir(out)) if out.exists() else 0
+    resume = ["--resume"] if (out / "settings.json").exists() else []
+    assert finished(start([*arguments, "--out", str(out), *resume]), 120)
+    print(killed, writing)
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
