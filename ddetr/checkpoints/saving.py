@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -27,10 +28,8 @@ def save_model(model: DeformableDETR, path: str | Path) -> None:
     if model.categories is not None:
         metadata["categories"] = json.dumps(model.categories)
     with replacing(path) as temporary:
-        try:
-            safetensors.torch.save_file(state, temporary, metadata)
-        except safetensors.SafetensorError as error:
-            raise _not_written(path, error) from error
+        # Not save_file, which writes a temporary file of its own, and has errors of its own.
+        temporary.write_bytes(safetensors.torch.save(state, metadata))
 
 
 def save_training_state(state: dict[str, Any], path: str | Path) -> None:
@@ -38,29 +37,43 @@ def save_training_state(state: dict[str, Any], path: str | Path) -> None:
     with replacing(path) as temporary:
         try:
             torch.save(state, temporary)
-        except RuntimeError as error:  # PyTorch's writer does not say OSError
-            raise _not_written(path, error) from error
-
-
-def _not_written(path: str | Path, error: Exception) -> OSError:
-    reason = str(error).strip().splitlines()[0]
-    return OSError(f"{path} could not be written ({reason}): is the disk full? An older file there is left as it was")
+        except RuntimeError as error:  # PyTorch's writer hides why
+            raise OSError(errno.ENOSPC, "PyTorch's writer failed; the disk may be full") from error
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path`; when the block ends without an error it takes `path`'s place, at once."""
+    """A temporary path beside `path`; when the block ends without an error it takes `path`'s place, at once.
+
+    OSError if it cannot be written; what lies at `path` is then left as it was.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    with disk_errors(path):
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; a result is not
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full disk or a missing permission as one sentence that names the file."""
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's files are private; a result is not
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        kept = "; what was there is left as it was" if path.exists() else ""
+        raise type(error)(f"{path} could not be written: {error.strerror}{kept}") from error

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..checkpoints import replacing
+from ..checkpoints.saving import disk_errors
 from .run import Callback, TrainState
 
 
@@ -40,7 +41,7 @@ class RunLog:
         """Append a line with `kind`, `step`, `minutes` and the values; numbers that are not finite become null."""
         line = {"kind": kind, "step": self.state.step, "minutes": round(self.state.seconds / 60, 4), **values}
         line = {name: value if _is_json(value) else None for name, value in line.items()}
-        with self.path.open("a") as file:
+        with disk_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if kind == "eval":
             self.evaluation = line

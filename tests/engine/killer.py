@@ -14,28 +14,32 @@ from pathlib import Path
 from ddetr.cli import main
 
 
-def start(arguments: list[str]) -> int:
-    """Train in a fork, which has nothing to import any more; returns its process id."""
+def train(arguments: list[str], out: Path) -> int:
+    """Start or resume in a fork, which has nothing to import any more; returns its process id."""
+    resume = ["--resume"] if (out / "settings.json").exists() else []
     child = os.fork()
     if child:
         return child
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     status = 3
     try:
-        status = main(arguments)
+        status = main([*arguments, "--out", str(out), *resume])
     finally:
         os._exit(status)
 
 
-def finished(child: int, seconds: float) -> bool:
-    """Whether the child ended by itself, without an error, within so many seconds; otherwise it is killed."""
+def finished(child: int, seconds: float, half_written: Path | None = None) -> bool:
+    """Whether the child ended by itself, without an error, within so many seconds; otherwise it is killed.
+
+    half_written: a folder; wait on, until a checkpoint is being written there.
+    """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or (half_written and not list(half_written.glob(".checkpoint.pt.*"))):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             assert status == 0, f"the training failed with status {status}"
             return True
-        time.sleep(0.002)
+        time.sleep(0.001)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return False
@@ -44,14 +48,13 @@ def finished(child: int, seconds: float) -> bool:
 def work(seed: int, kills: int, out: Path, arguments: list[str]) -> None:
     draw = random.Random(seed)
     killed = writing = 0
-    for _ in range(kills):
-        resume = ["--resume"] if (out / "settings.json").exists() else []
-        if finished(start([*arguments, "--out", str(out), *resume]), draw.uniform(0.05, 1.0)):
+    for n in range(kills):
+        seconds = draw.uniform(0.05, 0.8)
+        if finished(train(arguments, out), seconds, out if n % 2 else None):
             break
         killed += 1
-        writing += any(name.startswith(".") for name in os.listdir(out)) if out.exists() else 0
-    resume = ["--resume"] if (out / "settings.json").exists() else []
-    assert finished(start([*arguments, "--out", str(out), *resume]), 120)
+        writing += n % 2
+    assert finished(train(arguments, out), 120)
     print(killed, writing)
 
 

@@ -47,11 +47,11 @@ def whole(toy):
     return out
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_killed_at_any_moment(toy, whole, tmp_path, seed):
+def test_killed_at_any_moment(toy, whole, tmp_path):
     out = tmp_path / "run"
-    killed, _ = run(toy, out, seed, 8)
+    killed, writing = run(toy, out, 0, 6)
     assert killed >= 3
+    assert writing >= 1
     names = {str(path.relative_to(whole)) for path in whole.rglob("*")}
     assert {str(path.relative_to(out)) for path in out.rglob("*")} == names  # nothing half-written is left
     assert log(out) == log(whole)
