@@ -87,9 +87,9 @@ def agree_to_stop(state: TrainState) -> bool:
     """Whether any process was asked to stop. All go by rank 0's clock, so that all end at the same step."""
     stopped, seconds = distributed.sum_over_ranks(state.stopped, state.seconds if distributed.is_main() else 0.0)
     state.seconds = seconds
-    if stopped:  # never set to False: a signal may come in between
+    if stopped:
         state.stopped = True
-    return state.stopped
+    return stopped > 0  # what all agreed on, not state.stopped: a signal may have come since
 
 
 def _batches(dataset: CocoDetection, state: TrainState, options: TrainOptions) -> DataLoader:
