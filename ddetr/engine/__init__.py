@@ -2,7 +2,7 @@
 
 from . import distributed
 from .evaluate import METRICS, Evaluation, coco_metrics, detect, evaluate, format_metrics
-from .run import TrainOptions, TrainState
+from .run import Callback, TrainOptions, TrainState
 from .schedule import PAPER_RECIPE, TINY_RECIPE, Recipe, build_optimizer, default_recipe, parameter_groups
 from .step import StepReport, train_step
 from .train import train
@@ -11,6 +11,7 @@ __all__ = [
     "METRICS",
     "PAPER_RECIPE",
     "TINY_RECIPE",
+    "Callback",
     "Evaluation",
     "Recipe",
     "StepReport",

@@ -34,7 +34,8 @@ def finished(child: int, seconds: float, half_written: Path | None = None) -> bo
     half_written: a folder; wait on, until a checkpoint is being written there.
     """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline or (half_written and not list(half_written.glob(".checkpoint.pt.*"))):
+    stale = _half_written(half_written)
+    while time.monotonic() < deadline or (half_written and not _half_written(half_written) - stale):
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             assert status == 0, f"the training failed with status {status}"
@@ -43,6 +44,10 @@ def finished(child: int, seconds: float, half_written: Path | None = None) -> bo
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return False
+
+
+def _half_written(folder: Path | None) -> set[Path]:
+    return set(folder.glob(".checkpoint.pt.*")) if folder else set()
 
 
 def work(seed: int, kills: int, out: Path, arguments: list[str]) -> None:

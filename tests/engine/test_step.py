@@ -58,9 +58,9 @@ def test_averages_of_parts_would_be_another_step():
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_near_and_losses_are_float32(precision):
-    _, exact = stepped(fresh(), *batch())
+    _, exact = stepped(fresh("tiny"), *batch())
     seen = []
-    model = fresh()
+    model = fresh("tiny")
     model.criterion.register_forward_hook(lambda module, inputs, losses: seen.extend(losses.values()))
     model.encoder.layers[0].ffn.linear1.register_forward_hook(lambda module, inputs, output: seen.append(output))
     state, report = stepped(model, *batch(), precision=precision)
