@@ -48,26 +48,19 @@ def test_parts_of_a_batch_make_the_step_of_the_whole(size):
         torch.testing.assert_close(parameter.grad, gradients[name].grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
-def test_averages_of_parts_would_be_another_step():
-    """The first part has one object, the second five: the mean of their losses weighs them alike."""
-    images, targets = batch()
-    _, whole = stepped(fresh(), images, targets)
-    halves = [stepped(fresh(), images[i : i + 2], targets[i : i + 2])[1] for i in (0, 2)]
-    assert sum(half.losses["loss"] for half in halves) / 2 != pytest.approx(whole.losses["loss"], rel=1e-2)
-
-
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_near_and_losses_are_float32(precision):
     _, exact = stepped(fresh("tiny"), *batch())
-    seen = []
+    inside, losses = [], []
     model = fresh("tiny")
-    model.criterion.register_forward_hook(lambda module, inputs, losses: seen.extend(losses.values()))
-    model.encoder.layers[0].ffn.linear1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model.criterion.register_forward_hook(lambda module, inputs, out: losses.extend(out.values()))
+    model.encoder.layers[0].ffn.linear1.register_forward_hook(lambda module, inputs, out: inside.append(out))
     state, report = stepped(model, *batch(), precision=precision)
+    while not report.grad_norm < float("inf"):  # fp16's first scales are too high, until one is not
+        report = train_step(state, *batch(), TrainOptions(epochs=1, batch_size=4, precision=precision))
     assert report.losses["loss"] == pytest.approx(exact.losses["loss"], rel=2e-2)
     assert report.grad_norm == pytest.approx(exact.grad_norm, rel=0.2)
-    inside, *losses = seen
-    assert inside.dtype == {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    assert {out.dtype for out in inside} == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
     assert {loss.dtype for loss in losses} == {torch.float32}
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert state.scaler.is_enabled() is (precision == "fp16")
