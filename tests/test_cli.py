@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from toy_data import make_coco
 
-from ddetr import build_model
+from ddetr import build_model, load_pretrained
 from ddetr.checkpoints import save_model
 from ddetr.cli import main
 from ddetr.commands.predict import _unique_names
@@ -107,9 +107,69 @@ def test_training_on_another_data_set_from_given_weights(run, tmp_path):
     other = make_coco(tmp_path / "other", seed=1)
     out = tmp_path / "run"
     assert main(["train", "--data", str(other), "--weights", str(run), "--out", str(out), "--epochs", "1"]) == 0
-    from ddetr import load_pretrained
-
     assert load_pretrained(out).config == load_pretrained(run).config
+
+
+def test_given_weights_say_what_starts_afresh(run, tmp_path, capsys, caplog):
+    """Other categories, from a run's checkpoint with the state of its optimiser."""
+    other = make_coco(tmp_path / "other", seed=1)
+    for file in (other / "annotations").iterdir():
+        contents = json.loads(file.read_text())
+        contents["categories"].append({"id": 91, "name": "hair brush"})
+        file.write_text(json.dumps(contents))
+    out = tmp_path / "run"
+    before = torch.load(run / "checkpoint.pt", weights_only=True)
+    weights = ["--weights", str(run / "checkpoint.pt"), "--keep-every", "1"]
+    assert main(["train", "--data", str(other), *weights, "--out", str(out), "--epochs", "1", "--limit", "2"]) == 0
+    assert "for 4 classes instead of 3: heads.class_embed.0, heads.class_embed.1, queries.class_embed." in caplog.text
+    printed = capsys.readouterr().out
+    assert "only the weights are taken; the optimiser starts afresh, also where the file holds the state" in printed
+    after = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert {float(entry["step"]) for entry in before["optimizer"]["state"].values()} == {4}
+    assert {float(entry["step"]) for entry in after["optimizer"]["state"].values()} == {1} == {after["step"]}
+    first = load_pretrained(out / "snapshots" / "step_000000.safetensors").state_dict()
+    changed = {name for name, tensor in before["model"].items() if not tensor.equal(first[name])}
+    assert changed == {name for name in first if "class_embed" in name}
+
+
+def test_a_resumed_run_remembers_its_new_length_when_it_is_cut_off(toy, tmp_path):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), "--preset", "tiny_two_stage", *SHORT]
+    assert main([*train, "--epochs", "1"]) == 0
+    picture = toy / "train2017" / "000000000101.png"
+    pixels = picture.read_bytes()
+    picture.write_bytes(b"broken")
+    assert main([*train, "--resume", "--epochs", "2"]) == 1
+    picture.write_bytes(pixels)
+    assert main([*train, "--resume"]) == 0  # the same command, with --resume
+    assert json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 2
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), "--preset", "tiny_two_stage", *SHORT, "--epochs", "1"]
+    assert main(train) == 0
+    weights = load_pretrained(out).state_dict()
+    (out / "checkpoint.pt").unlink()
+    assert main([*train, "--resume"]) == 0
+    assert "There is no checkpoint" in capsys.readouterr().out
+    assert all(tensor.equal(weights[name]) for name, tensor in load_pretrained(out).state_dict().items())
+
+
+def test_training_options_reach_the_run(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), "--preset", "tiny_two_stage", *SHORT, "--epochs", "2"]
+    given = ["--accumulate", "2", "--batch-size", "1", "--precision", "bf16", "--schedule", "cosine", "--log-every",
+             "1", "--tensorboard", "--lr", "1e-3"]  # fmt: skip
+    pytest.importorskip("tensorboard")
+    assert main([*train, *given]) == 0
+    assert "2 images a step" in capsys.readouterr().out
+    log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log if line["kind"] == "train"] == [1, 2, 3, 4]
+    assert log[1]["lr"] == pytest.approx(1e-3 * (1 + 0.5**0.5) / 2 * 2 / 100)  # a quarter of the run, second of 100
+    assert list((out / "tensorboard").iterdir())
+    settings = json.loads((out / "settings.json").read_text())
+    assert (settings["accumulate"], settings["precision"], settings["schedule"]) == (2, "bf16", "cosine")
 
 
 def test_ctrl_c_says_where_the_checkpoint_is(toy, tmp_path):
@@ -188,7 +248,8 @@ def test_a_bad_image_in_a_loading_process_is_one_sentence(run, toy, tmp_path, ca
 
 @pytest.mark.parametrize(
     "option",
-    [["--device", "foo"], ["--limit", "0"], ["--size", "-3"], ["--eval-every", "0"], ["--seed", str(2**70)],
+    [["--device", "foo"], ["--limit", "0"], ["--size", "-3"], ["--eval-every", "0"], ["--accumulate", "0"],
+     ["--precision", "fp8"], ["--schedule", "linear"], ["--save-every", "-1"], ["--seed", str(2**70)],
      ["--workers", "-1"]],
     ids=lambda option: option[0],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from .loading import LoadReport, change_num_classes, infer_config, load_into, load_pretrained
 from .reading import Checkpoint, CheckpointError, read_checkpoint
-from .saving import replacing, save_model, save_training_state
+from .saving import save_model, save_training_state
 
 __all__ = [
     "Checkpoint",
@@ -13,7 +13,6 @@ __all__ = [
     "load_into",
     "load_pretrained",
     "read_checkpoint",
-    "replacing",
     "save_model",
     "save_training_state",
 ]

@@ -184,8 +184,11 @@ def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDET
     new = DeformableDETR(model.config.replace(num_classes=num_classes))
     kept = {name: tensor for name, tensor in model.state_dict().items() if "class_embed" not in name}
     new.load_state_dict(new.state_dict() | kept)
-    fresh = sorted(name for name in new.state_dict() if "class_embed" in name)
-    logger.warning("%d classes instead of %d: %s start afresh", num_classes, model.config.num_classes, ", ".join(fresh))
+    fresh = sorted({name.rpartition(".")[0] for name in new.state_dict() if "class_embed" in name})
+    logger.warning(
+        "The class heads start afresh, prior bias included, for %d classes instead of %d: %s. Everything else is kept.",
+        num_classes, model.config.num_classes, ", ".join(fresh),
+    )  # fmt: skip
     return new
 
 

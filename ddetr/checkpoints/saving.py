@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,14 @@ def save_model(model: DeformableDETR, path: str | Path) -> None:
     if model.categories is not None:
         metadata["categories"] = json.dumps(model.categories)
     with replacing(path) as temporary:
-        safetensors.torch.save_file(state, temporary, metadata)
+        # Not save_file, which writes a temporary file of its own, and has errors of its own.
+        temporary.write_bytes(safetensors.torch.save(state, metadata))
 
 
 def save_training_state(state: dict[str, Any], path: str | Path) -> None:
     """Write tensors, numbers, strings and containers of them with torch.save, atomically. OSError as above."""
     with replacing(path) as temporary:
-        torch.save(state, temporary)
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # PyTorch's writer hides why
+            raise OSError(errno.ENOSPC, "PyTorch's writer failed; the disk may be full") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import load_pretrained, replacing
+from ..checkpoints import load_pretrained
 from ..data import CocoDetection, coco_layout
+from ..files import replacing
 from ..models import DeformableDETR
 
 
@@ -53,6 +55,13 @@ def positive_number(text: str) -> float:
     return number
 
 
+def not_negative_number(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be at least 0; got {number}")
+    return number
+
+
 def not_negative(text: str) -> int:
     number = int(text)
     if not 0 <= number < 2**63:
@@ -70,6 +79,8 @@ def fraction(text: str) -> float:
 def usable_device(text: str) -> torch.device:
     try:
         device = torch.device(text)
+        if device == torch.device("cuda") and "LOCAL_RANK" in os.environ:  # torchrun: a GPU for each process
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used here; cpu always can") from error

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ..checkpoints import replacing
 from ..data import DataError, prepare_image, read_image
 from ..engine import detect
+from ..files import replacing
 from ..models import DeformableDETR
 from ..viz import draw_detections
 from .common import fraction, model_arguments, output_folder, pretrained_model, write_json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ import torch
 
 from ..checkpoints import change_num_classes, load_pretrained
 from ..config import PRESETS, DeformableDETRConfig, get_config
-from ..data import CocoDetection, Resolution, coco_layout, eval_transform, train_transform
-from ..engine import TrainOptions, default_recipe, format_metrics, train
+from ..data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
+from ..engine import TrainOptions, default_recipe, distributed, format_metrics, train
+from ..engine.checkpoint import check_resumable, read_training_state
+from ..engine.log import tensorboard
+from ..engine.run import PRECISIONS
 from ..engine.schedule import SCHEDULES
-from ..engine.train import read_training_state
+from ..engine.train import start_state
 from ..models import DeformableDETR, build_model
 from .common import (
     data_arguments,
     model_arguments,
     not_negative,
+    not_negative_number,
     open_dataset,
     output_folder,
     overrides,
@@ -33,10 +38,9 @@ from .common import (
 # What a run remembers, so that --resume repeats it; the command line's None means "not given".
 _DEFAULTS: dict[str, Any] = {
     "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "schedule": None,
-    "seed": 0, "workers": 0, "augment": True, "eval_every": None, "keep_every": None, "imagenet": False,
-    "weights": None, "limit": None,
+    "accumulate": 1, "precision": "fp32", "seed": 0, "workers": 0, "augment": None, "log_every": 10, "save_every": 60.0,
+    "eval_every": None, "keep_every": None, "tensorboard": False, "imagenet": False, "weights": None, "limit": None,
 }  # fmt: skip
-_OF_THE_MODEL = ("preset", "weights", "imagenet", "size", "set")
 
 
 def add_arguments(add: Callable) -> None:
@@ -52,12 +56,25 @@ def add_arguments(add: Callable) -> None:
     add("--resume", action="store_true", help="go on with the run in --out, with its settings")
     add("--weights", metavar="W", help="start from these weights; other classes get new class heads")
     add("--imagenet", action="store_true", default=None, help="start the backbone from ImageNet weights (a download)")
-    add("--no-augment", dest="augment", action="store_false", default=None, help="only resize, to overfit on purpose")
-    add("--batch-size", type=positive, help=f"default: {_DEFAULTS['batch_size']}")
+    add(
+        "--augment",
+        choices=AUGMENTATIONS,
+        help="none to overfit on purpose; default: the preset's",
+    )
+    add(
+        "--batch-size",
+        type=positive,
+        metavar="N",
+        help=f"images at once, in each process of torchrun; default: {_DEFAULTS['batch_size']}",
+    )
+    add("--accumulate", type=positive, metavar="N", help="batches that make one optimiser step; default: 1")
+    add("--precision", choices=PRECISIONS, help="of the network; losses are always float32; default: fp32")
     add("--workers", type=not_negative, help="processes that load images; default: 0, none besides the main one")
     add("--lr", type=float, help="learning rate; default: the preset's")
     add("--seed", type=not_negative, help=f"default: {_DEFAULTS['seed']}")
     add("--schedule", choices=SCHEDULES, help="of the learning rate; default: the preset's")
+    add("--log-every", type=positive, metavar="STEPS", help="between two lines of metrics.jsonl; default: 10")
+    add("--save-every", type=not_negative_number, metavar="S", help="seconds between two checkpoints; default: 60")
     add(
         "--eval-every", type=positive_number, metavar="N",
         help="evaluate every N epochs too (minutes with --minutes), not only at the end",
@@ -66,41 +83,82 @@ def add_arguments(add: Callable) -> None:
         "--keep-every", type=positive_number, metavar="N",
         help="keep the weights in RUN/snapshots every N epochs (minutes with --minutes)",
     )  # fmt: skip
+    add("--tensorboard", action="store_true", default=None, help="write RUN/tensorboard too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Train on a COCO-format data set, and evaluate on its val split if there is one."""
+    with distributed.process_group(args.device):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
+    say = print if distributed.is_main() else _say_nothing
+    if not distributed.is_main():
+        logging.getLogger("ddetr.checkpoints").setLevel(logging.ERROR)  # rank 0 says the same
     out = output_folder(args.out)
     if (out / "checkpoint.pt").exists() and not args.resume:
         raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
     settings = _settings(args, out)
-    base = _base_model(args, settings, out)
+    checkpoint = _checkpoint(out, say) if args.resume else None
+    base = _base_model(checkpoint, settings)
     config = base.config if base else get_config(settings["preset"], **settings["overrides"])
     resolution = Resolution.around(config.test_size)
-    transform = train_transform(resolution) if settings["augment"] else eval_transform(resolution)
+    options = _options(settings, config)
+    transform = AUGMENTATIONS[options.recipe.augment](resolution)
     dataset = open_dataset(args, "train", transform, limit=settings["limit"])
     val = _val_dataset(args, eval_transform(resolution), dataset)
-    model = base if args.resume else _starting_model(base, config, dataset, settings)
+    model = base if checkpoint else _starting_model(base, config, dataset, settings)
     model = model.to(args.device)
-    options = _options(settings, config)
+    if checkpoint:  # before the settings are replaced: a run that cannot go on keeps its own
+        check_resumable(checkpoint, start_state(model, len(dataset), options))
+    callbacks = [tensorboard(out / "tensorboard")] if settings["tensorboard"] and distributed.is_main() else []
 
     name = settings["weights"] or settings["preset"]
-    print(
+    say(
         f"{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, on {args.device}: "
-        f"{len(dataset)} images, {dataset.num_classes} classes, shorter side {resolution.test_size} px -> {out}"
+        f"{len(dataset)} images, {dataset.num_classes} classes, shorter side {resolution.test_size} px, "
+        f"{_images_per_step(options)} -> {out}"
     )
-    if not args.resume:
+    if settings["weights"] and not checkpoint:
+        say(
+            f"Of {settings['weights']} only the weights are taken; the optimiser starts afresh, also where the file "
+            "holds the state of one (--resume goes on with a run)."
+        )
+    if distributed.is_main():
         write_json(settings, out / "settings.json")
-    state = train(model, dataset, options, out, val=val, resume=args.resume)
-    if args.resume:  # only now is it known that the run could go on with them
-        write_json(settings, out / "settings.json")
+    state = train(model, dataset, options, out, val=val, resume=checkpoint or False, callbacks=callbacks)
     if state.stopped:
-        print(f"Stopped at step {state.step}; the checkpoint is in {out}. The same command with --resume goes on.")
+        say(f"Stopped at step {state.step}; the checkpoint is in {out}. The same command with --resume goes on.")
         return 130
-    print(f"{state.step} steps in {state.seconds / 60:.1f} minutes; weights in {out / 'model.safetensors'}")
-    if val is not None:
-        print(format_metrics(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])))
+    say(f"{state.step} steps in {state.seconds / 60:.1f} minutes; weights in {out / 'model.safetensors'}")
+    if val is not None and distributed.is_main():
+        say(format_metrics(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])))
     return 0
+
+
+def _say_nothing(text: str) -> None: ...
+
+
+def _images_per_step(options: TrainOptions) -> str:
+    """The batch that the learning rate is for, and how it is put together."""
+    factors = [
+        f"{number} {name}"
+        for number, name in (
+            (distributed.world_size(), "processes"), (options.accumulate, "parts"), (options.batch_size, "images"),
+        )
+        if number > 1
+    ]  # fmt: skip
+    total = f"{options.images_per_step} images a step"
+    return f"{total} ({' x '.join(factors)})" if len(factors) > 1 else total
+
+
+def _checkpoint(out: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """The run's checkpoint; None if it was killed before it had one, and so starts from its beginning again."""
+    if (out / "checkpoint.pt").exists():
+        return read_training_state(out / "checkpoint.pt")
+    say(f"There is no checkpoint in {out} yet: the run starts from its beginning.")
+    return None
 
 
 def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
@@ -111,10 +169,8 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         raise ValueError("give --preset or --weights, not both: the weights bring their own architecture")
     remembered = {}
     if args.resume:
-        given = [name for name in _OF_THE_MODEL if getattr(args, name) is not None]
-        if given:
-            raise ValueError(f"a resumed run keeps its model: leave out --{given[0]}")
         remembered = _remembered_settings(out / "settings.json")
+        _check_same_model(args, remembered)
     given = {name: getattr(args, name) for name in _DEFAULTS if getattr(args, name) is not None}
     if "epochs" in given or "minutes" in given:
         remembered |= {"epochs": None, "minutes": None}
@@ -123,6 +179,17 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     if settings["epochs"] is None and settings["minutes"] is None:
         settings["epochs"] = 50
     return settings
+
+
+def _check_same_model(args: argparse.Namespace, remembered: dict[str, Any]) -> None:
+    """ValueError for an option that would make another model of the run; repeating the run's own is fine."""
+    given = {name: getattr(args, name) for name in ("preset", "weights", "imagenet")}
+    changed = [name for name, value in given.items() if value is not None and value != remembered.get(name)]
+    kept = remembered.get("overrides", {})
+    if any(kept.get(name) != value for name, value in overrides(args).items()):
+        changed.append("size" if args.size not in (None, kept.get("test_size")) else "set")
+    if changed:
+        raise ValueError(f"a resumed run keeps its model: leave out --{changed[0]}")
 
 
 def _remembered_settings(path: Path) -> dict[str, Any]:
@@ -136,18 +203,20 @@ def _remembered_settings(path: Path) -> dict[str, Any]:
 
 
 def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOptions:
-    given = {name: settings[name] for name in ("lr", "schedule") if settings[name] is not None}
+    given = {name: settings[name] for name in ("lr", "schedule", "augment") if settings[name] is not None}
     recipe = dataclasses.replace(default_recipe(config), **given)
-    names = ("epochs", "minutes", "batch_size", "seed", "workers", "eval_every", "keep_every")
+    names = (
+        "epochs", "minutes", "batch_size", "accumulate", "precision", "seed", "workers", "log_every", "save_every",
+        "eval_every", "keep_every",
+    )  # fmt: skip
     return TrainOptions(recipe=recipe, **{name: settings[name] for name in names})
 
 
-def _base_model(args: argparse.Namespace, settings: dict[str, Any], out: Path) -> DeformableDETR | None:
+def _base_model(checkpoint: dict[str, Any] | None, settings: dict[str, Any]) -> DeformableDETR | None:
     """The model of the run to resume, whose weights `train` reads, or of the given weights; None for fresh ones."""
-    if args.resume:
-        contents = read_training_state(out / "checkpoint.pt")
-        model = build_model(DeformableDETRConfig.from_dict(contents["config"]))
-        model.categories = contents["categories"]
+    if checkpoint:
+        model = build_model(DeformableDETRConfig.from_dict(checkpoint["config"]))
+        model.categories = checkpoint["categories"]
         return model
     if settings["weights"]:
         return load_pretrained(settings["weights"], **settings["overrides"])

@@ -6,14 +6,17 @@ from .coco_subset import Subset, carve_subset
 from .images import DataError, denormalize_image, normalize_image, read_image
 from .toycoco import HELD_OUT_CATEGORIES, TOY_CATEGORIES, ToyScene, make_toycoco, toy_scene
 from .transforms import (
+    AUGMENTATIONS,
     PAPER_RESOLUTION,
     Resolution,
     eval_transform,
+    light_transform,
     prepare_image,
     train_transform,
 )
 
 __all__ = [
+    "AUGMENTATIONS",
     "COCO_SERVER",
     "HELD_OUT_CATEGORIES",
     "PAPER_RESOLUTION",
@@ -29,6 +32,7 @@ __all__ = [
     "denormalize_image",
     "download_subset",
     "eval_transform",
+    "light_transform",
     "make_toycoco",
     "normalize_image",
     "prepare_image",

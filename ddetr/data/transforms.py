@@ -81,6 +81,11 @@ def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Samp
     )
 
 
+def light_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
+    """A flip and the resize of the test: for data that is plentiful, and for runs too short to get bored of it."""
+    return v2.Compose([v2.RandomHorizontalFlip(), ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
+
+
 def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
     """One resize of the shorter side, nothing drawn."""
     return v2.Compose([ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
@@ -110,3 +115,7 @@ def _randint(low: int, high: int) -> int:
 def as_boxes(boxes: Tensor, size: tuple[int, int]) -> tv_tensors.BoundingBoxes:
     """Boxes (N, 4) xyxy pixels of an image of `size` (h, w), in the form that transforms recognise."""
     return tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size)
+
+
+AUGMENTATIONS = {"paper": train_transform, "light": light_transform, "none": eval_transform}
+"""By name, for the command line and for `Recipe`."""

@@ -1,8 +1,10 @@
 """Training and evaluation."""
 
+from . import distributed
 from .errors import ErrorBreakdown, Outcome, error_breakdown, format_errors
 from .evaluate import detect, evaluate
 from .predictions import Predictions, read_predictions, write_predictions
+from .run import Callback, TrainOptions, TrainState
 from .schedule import PAPER_RECIPE, TINY_RECIPE, Recipe, build_optimizer, default_recipe, parameter_groups
 from .scores import (
     METRICS,
@@ -14,12 +16,14 @@ from .scores import (
     format_metrics,
     score,
 )
-from .train import TrainOptions, TrainState, train, train_step
+from .step import StepReport, train_step
+from .train import train
 
 __all__ = [
     "METRICS",
     "PAPER_RECIPE",
     "TINY_RECIPE",
+    "Callback",
     "ErrorBreakdown",
     "Evaluation",
     "GroupScore",
@@ -27,12 +31,14 @@ __all__ = [
     "PrecisionRecall",
     "Predictions",
     "Recipe",
+    "StepReport",
     "TrainOptions",
     "TrainState",
     "build_optimizer",
     "coco_metrics",
     "default_recipe",
     "detect",
+    "distributed",
     "error_breakdown",
     "evaluate",
     "format_errors",

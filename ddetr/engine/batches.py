@@ -13,11 +13,24 @@ from ..data import collate
 
 
 class StepBatches:
-    """A batch sampler that starts at any step: each epoch is a new order of all images, the last batch may be short."""
+    """A batch sampler that starts at any step: each epoch is a new order of all images, the last batch may be short.
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, first_step: int, last_step: int | None) -> None:
+    Of `world_size` processes each takes its share of the same batch, as equal as can be; in a short one it may be none.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        last_step: int | None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
         self.first_step, self.last_step = first_step, last_step
+        self.rank, self.world_size = rank, world_size
         self.per_epoch = math.ceil(num_images / batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -29,7 +42,7 @@ class StepBatches:
                 generator = torch.Generator().manual_seed(mix_seed(self.seed, epoch))
                 order, ordered_epoch = torch.randperm(self.num_images, generator=generator), epoch
             chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(epoch, index) for index in chosen.tolist()]
+            yield [(epoch, index) for index in chosen[self.rank :: self.world_size].tolist()]
             step += 1
 
 
@@ -58,12 +71,15 @@ def mix_seed(*numbers: int) -> int:
 
 
 def train_loader(
-    dataset: Dataset, batch_size: int, seed: int, workers: int, first_step: int, last_step: int | None
+    dataset: Dataset,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    first_step: int,
+    last_step: int | None,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader:
     """Batches (images, targets) of the steps from `first_step` on; endless if `last_step` is None."""
-    return DataLoader(
-        SeededDataset(dataset, seed),
-        batch_sampler=StepBatches(len(dataset), batch_size, seed, first_step, last_step),
-        collate_fn=collate,
-        num_workers=workers,
-    )
+    steps = StepBatches(len(dataset), batch_size, seed, first_step, last_step, rank, world_size)
+    return DataLoader(SeededDataset(dataset, seed), batch_sampler=steps, collate_fn=collate, num_workers=workers)

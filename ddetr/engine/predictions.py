@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..checkpoints import replacing
 from ..data import DataError
+from ..files import replacing
 from .scores import Evaluation
 
 

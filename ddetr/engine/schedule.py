@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..config import DeformableDETRConfig
+from ..data import AUGMENTATIONS
 
 SCHEDULES = ("step", "cosine")
 
@@ -23,10 +24,11 @@ class Recipe:
         clip_norm: largest norm of the whole gradient; 0 for no limit.
         warmup: steps over which the rate rises from 0; the paper has none.
         schedule: "step" falls to a tenth at `drop_at`; "cosine" falls from the full rate to 0 as half a cosine.
+        augment: "paper", "light" or "none", see `train_transform`, `light_transform` and `eval_transform`.
         drop_at: "step" only: fraction of the run after which the rate falls: epoch 40 of 50.
 
     Raises:
-        ValueError: no such schedule.
+        ValueError: no such schedule or augmentation.
     """
 
     lr: float = 2e-4
@@ -35,18 +37,22 @@ class Recipe:
     backbone_factor: float = 0.1
     clip_norm: float = 0.1
     warmup: int = 0
+    augment: str = "paper"
     schedule: str = "step"
     drop_at: float = 0.8
 
     def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
+        if self.augment not in AUGMENTATIONS:
+            raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}; got {self.augment!r}")
 
 
 PAPER_RECIPE = Recipe()
 # From scratch the backbone has everything to learn, so it takes the full rate. Box-refinement models with little data
-# learn several times faster at a higher rate, if the first steps are small.
-TINY_RECIPE = Recipe(lr=5e-4, backbone_factor=1.0, warmup=100)
+# learn several times faster at a higher rate, if the first steps are small. Without crops, and at the size of the test,
+# the first minutes bring about twice the AP; the drawn data is varied enough.
+TINY_RECIPE = Recipe(lr=4e-4, backbone_factor=1.0, warmup=100, augment="light", schedule="cosine")
 
 
 def default_recipe(config: DeformableDETRConfig) -> Recipe:
@@ -96,5 +102,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: in
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> float:
-    """Scale the gradients down to `clip_norm` if their norm is larger; returns the norm before. 0 only measures."""
-    return float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm or float("inf")))
+    """Scale the gradients down to `clip_norm` if their norm is larger; returns the norm before. 0 only measures.
+
+    If the norm is not finite the gradients are left as they are, for whoever looks for the cause.
+    """
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    if clip_norm and norm.isfinite():
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    return float(norm)

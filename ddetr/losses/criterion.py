@@ -21,8 +21,8 @@ def sigmoid_focal_loss(logits: Tensor, onehot: Tensor, alpha: float = 0.25, gamm
 class Criterion(nn.Module):
     """Matches and scores every prediction of a model (DETR, section 3.1; paper, appendix A.4).
 
-    Each layer is matched on its own, and every loss is divided by the number of objects in the batch, averaged over
-    the ranks of a distributed run and at least 1.
+    Each layer is matched on its own, and every loss is divided by the number of objects in the batch, at least 1, and
+    averaged over the ranks of a distributed run.
     """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
@@ -30,13 +30,16 @@ class Criterion(nn.Module):
         self.config = config
         self.matcher = HungarianMatcher(config)
 
-    def forward(self, output, targets: list[Target]) -> dict[str, Tensor]:
+    def forward(self, output, targets: list[Target], num_boxes: float | None = None) -> dict[str, Tensor]:
         """output: a `DetrOutput` -> weighted losses; their sum is what to call backward on.
 
         `loss_class`, `loss_bbox`, `loss_giou` of the last layer, `..._0`, `..._1` of the earlier ones (with
         `aux_loss`), `..._enc` of the encoder's proposals (two-stage, where every object has the label 0).
+
+        num_boxes: what to divide by instead of this batch's `num_boxes`, when it is a part of a larger one.
         """
-        num_boxes = self.num_boxes(targets, output.pred_logits.device)
+        if num_boxes is None:
+            num_boxes = self.num_boxes(targets, output.pred_logits.device)
         losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, num_boxes)
         if self.config.aux_loss:
             for n, (logits, boxes) in enumerate(output.aux):
@@ -47,15 +50,15 @@ class Criterion(nn.Module):
         return losses
 
     def num_boxes(self, targets: list[Target], device: torch.device) -> Tensor:
-        """The number of objects in the batch, averaged over ranks, at least 1; a scalar."""
+        """The number of objects in the batch, at least 1, averaged over ranks; a scalar."""
         count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(count)
-            count = count / dist.get_world_size()
-        return count.clamp(min=1)
+        if not (dist.is_available() and dist.is_initialized()):
+            return count.clamp(min=1)
+        dist.all_reduce(count)
+        return count.clamp(min=1) / dist.get_world_size()
 
     def layer_losses(
-        self, logits: Tensor, boxes: Tensor, targets: list[Target], num_boxes: Tensor, suffix: str = ""
+        self, logits: Tensor, boxes: Tensor, targets: list[Target], num_boxes: Tensor | float, suffix: str = ""
     ) -> dict[str, Tensor]:
         """Match one layer's logits (B, Q, K) and boxes (B, Q, 4), and score them."""
         logits, boxes = logits.float(), boxes.float()

@@ -48,7 +48,10 @@ class DeformableDETR(nn.Module):
             _xavier_matrices(module)
 
     def forward(
-        self, images: Sequence[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[dict[str, Tensor]] | None = None,
+        num_boxes: float | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections in evaluation mode.
 
@@ -56,6 +59,8 @@ class DeformableDETR(nn.Module):
             images: a list of (3, H, W) float tensors, or one (B, 3, H, W).
             targets: training only: a dict for each image, boxes (N, 4) as (x1, y1, x2, y2) in pixels, labels (N,)
                 in 0..K-1; N may be 0.
+            num_boxes: training only: what the losses are divided by, where this batch is a part of a larger one;
+                None for its own number of objects.
 
         Returns:
             Training: named losses, already weighted: call backward on their sum.
@@ -68,7 +73,7 @@ class DeformableDETR(nn.Module):
         if self.training:
             device = batch.images.device
             checked = check_targets(targets, batch.sizes, self.config.num_classes, device)
-            return self.criterion(self.forward_batch(batch), checked)
+            return self.criterion(self.forward_batch(batch), checked, num_boxes)
         output = self.forward_batch(batch)
         return self.postprocess(output, batch.sizes)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import box_convert, nms
 
 from ..config import DeformableDETRConfig
 from .heads import box_head, class_head
@@ -47,6 +48,20 @@ def encode_proposals(proposals: Tensor, embed_dim: int) -> Tensor:
     return encode_coordinate(proposals, embed_dim // 2).flatten(-2)
 
 
+def put_last(scores: Tensor, boxes: Tensor, max_overlap: float) -> Tensor:
+    """Lower the scores of boxes that overlap a better one, so that they rank after all others (NMS, but none is lost).
+
+    scores (B, S), boxes (B, S, 4) as (cx, cy, w, h), max_overlap an IoU -> scores (B, S). The paper does without;
+    Ouyang-Zhang et al. (NMS Strikes Back, 2022) show what it is good for.
+    """
+    lowered = scores - (scores.amax() - scores.amin() + 1)
+    ranked = []
+    for own, low, corners in zip(scores, lowered, box_convert(boxes, "cxcywh", "xyxy"), strict=True):
+        best = nms(corners.float(), own.float(), max_overlap)
+        ranked.append(low.index_copy(0, best, own[best]))
+    return torch.stack(ranked)
+
+
 class TwoStage(nn.Module):
     """Scores every token as object or not, corrects its box, and turns the best Q into queries."""
 
@@ -54,6 +69,7 @@ class TwoStage(nn.Module):
         super().__init__()
         C = config.embed_dim
         self.num_queries = config.num_queries
+        self.proposal_nms = config.proposal_nms
         self.enc_output = nn.Linear(C, C)
         self.enc_output_norm = nn.LayerNorm(C)
         self.class_embed = class_head(C, config.num_classes)
@@ -70,7 +86,10 @@ class TwoStage(nn.Module):
         """
         logits, box_logits = self.predict(memory, tokens)
         # Class 0 alone ranks: the encoder's loss has only that class, "object".
-        index = logits[..., 0].topk(min(self.num_queries, logits.shape[1]), dim=1).indices  # (B, Q)
+        scores = logits[..., 0]
+        if self.proposal_nms:
+            scores = put_last(scores.detach(), box_logits.detach().sigmoid(), self.proposal_nms)
+        index = scores.topk(min(self.num_queries, scores.shape[1]), dim=1).indices  # (B, Q)
         # Detached: the decoder's losses do not reach back through the choice; the encoder has a loss of its own.
         best = box_logits.detach().gather(1, index[..., None].expand(-1, -1, 4)).sigmoid()
         encoded = encode_proposals(best, memory.shape[-1]).to(self.pos_trans.weight.dtype)

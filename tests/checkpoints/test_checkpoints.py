@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ddetr import build_model, load_pretrained
-from ddetr.checkpoints import CheckpointError, infer_config, load_into, read_checkpoint, replacing, save_model
+from ddetr.checkpoints import CheckpointError, infer_config, load_into, read_checkpoint, save_model
+from ddetr.files import replacing
 
 
 @pytest.fixture(scope="module")

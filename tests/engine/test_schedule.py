@@ -3,8 +3,8 @@ import torch
 
 from ddetr import build_model
 from ddetr.engine import PAPER_RECIPE, Recipe, TrainOptions, build_optimizer, parameter_groups
+from ddetr.engine.run import is_due
 from ddetr.engine.schedule import clip_gradients, set_learning_rate
-from ddetr.engine.train import is_due
 
 
 def test_the_papers_recipe():

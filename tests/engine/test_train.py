@@ -8,7 +8,7 @@ from toy_data import make_coco
 from ddetr import build_model, load_pretrained
 from ddetr.checkpoints import CheckpointError
 from ddetr.data import CocoDetection, Resolution, coco_layout, train_transform
-from ddetr.engine import TINY_RECIPE, TrainOptions, evaluate, train, train_step
+from ddetr.engine import TINY_RECIPE, TrainOptions, evaluate, train
 from ddetr.engine.batches import StepBatches, mix_seed, train_loader
 
 
@@ -26,6 +26,9 @@ def fresh(dropout=0.1):
 
 def options(**changes):
     return TrainOptions(**{"epochs": 2, "batch_size": 2, "recipe": TINY_RECIPE, "log_every": 1} | changes)
+
+
+MEASURED = {"minutes", "images_per_second", "memory_mib"}
 
 
 def lines(out):
@@ -81,7 +84,7 @@ def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, toy):
     for name, tensor in model.state_dict().items():
         assert tensor.equal(whole.state_dict()[name]), name
     compared = [
-        [{k: v for k, v in line.items() if k != "minutes"} for line in lines(tmp_path / run)]
+        [{k: v for k, v in line.items() if k not in MEASURED} for line in lines(tmp_path / run)]
         for run in ("whole", "broken")
     ]
     assert compared[0] == compared[1]
@@ -120,6 +123,85 @@ def test_ctrl_c_ends_with_a_checkpoint(tmp_path, toy):
     assert state.step == 2
     assert signal.getsignal(signal.SIGINT) is before
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_a_callback_sees_the_run_and_can_stop_it(tmp_path, toy):
+    seen = []
+
+    def watch(state, line):
+        seen.append(line)
+        assert state.model is model
+        state.stopped = state.step == 4
+
+    model = fresh()
+    state = train(model, toy, options(eval_every=1), tmp_path / "run", val=toy, callbacks=[watch], progress=False)
+    assert state.stopped
+    assert [(line["kind"], line["step"]) for line in seen] == [
+        ("train", 1), ("train", 2), ("train", 3), ("eval", 3), ("train", 4),
+    ]  # fmt: skip
+    assert {"loss", "lr", "grad_norm", "images_per_second", "padded"} <= seen[0].keys()
+    assert 0 <= seen[3]["AP"] <= seen[3]["AP50"]
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
+
+
+def test_a_finished_run_is_not_evaluated_again(tmp_path, toy):
+    for _ in range(2):
+        train(fresh(), toy, options(), tmp_path / "run", val=toy, resume=(tmp_path / "run").exists(), progress=False)
+    kinds = [line["kind"] for line in lines(tmp_path / "run")]
+    assert kinds == ["train"] * 6 + ["eval"]
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path, toy):
+    class Killed(Exception):
+        pass
+
+    def kill(state, line):
+        if line["kind"] == "eval":
+            raise Killed
+
+    run = (fresh(), toy, options(eval_every=1), tmp_path / "run")
+    with pytest.raises(Killed):
+        train(*run, val=toy, callbacks=[kill], progress=False)
+    log = tmp_path / "run" / "metrics.jsonl"
+    log.write_text("".join(line for line in log.open() if "eval" not in line))
+    train(*run, val=toy, resume=True, progress=False)
+    assert [line["step"] for line in lines(tmp_path / "run") if line["kind"] == "eval"] == [3, 6]
+
+
+def test_the_log_says_what_a_step_costs(tmp_path, toy):
+    train(fresh(), toy, options(log_every=2), tmp_path / "run", progress=False)
+    log = lines(tmp_path / "run")
+    assert [line["step"] for line in log] == [2, 4, 6]
+    for line in log:
+        assert line["images_per_second"] > 0
+        assert 0 <= line["padded"] < 1
+        assert "memory_mib" not in line or 100 < line["memory_mib"] < 100_000
+    assert any(line["padded"] > 0 for line in log)
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(tmp_path, toy):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from ddetr.engine.log import tensorboard
+
+    folder = tmp_path / "run" / "tensorboard"
+    for epochs in (1, 2):
+        train(fresh(), toy, options(epochs=epochs), tmp_path / "run", val=toy, resume=epochs == 2,
+              callbacks=[tensorboard(folder)], progress=False)  # fmt: skip
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    log = lines(tmp_path / "run")
+    for tag, kind, name in (("loss/loss", "train", "loss"), ("train/lr", "train", "lr"), ("eval/AP50", "eval", "AP50")):
+        wanted = [(line["step"], pytest.approx(line[name], rel=1e-5)) for line in log if line["kind"] == kind]
+        assert [(event.step, event.value) for event in events.Scalars(tag)] == wanted
+
+
+def test_without_tensorboard_one_sentence_says_so(tmp_path, monkeypatch):
+    import sys
+
+    from ddetr.engine.log import tensorboard
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="TensorBoard is not installed: pip install"):
+        tensorboard(tmp_path)
 
 
 def test_training_in_another_thread(tmp_path, toy):
@@ -162,16 +244,6 @@ def test_a_run_in_minutes_is_evaluated_every_so_many_minutes(tmp_path, toy):
     assert evaluated == sorted(evaluated)
 
 
-@pytest.mark.parametrize(("value", "message"), [(float("nan"), "matching cost of image 0"), (3e38, r"loss_\S+ is inf")])
-def test_numbers_that_are_not_finite_stop_and_name_the_images(tmp_path, toy, value, message):
-    model = fresh()
-    with torch.no_grad():
-        model.heads.class_embed[-1].bias.fill_(value)
-    with pytest.raises(FloatingPointError, match=rf"at step 0, image ids \d+, \d+: .*{message}"):
-        train(model, toy, options(), tmp_path / "run", progress=False)
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
-
-
 def test_a_checkpoint_of_another_model_is_refused(tmp_path, toy):
     train(fresh(), toy, options(epochs=1), tmp_path / "run", progress=False)
     other = build_model("tiny", num_classes=3)
@@ -179,16 +251,6 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, toy):
         train(other, toy, options(), tmp_path / "run", resume=True, progress=False)
     with pytest.raises(FileNotFoundError, match="nothing to resume"):
         train(fresh(), toy, options(), tmp_path / "new", resume=True, progress=False)
-
-
-def test_a_batch_whose_images_were_all_skipped_changes_nothing(tmp_path, toy):
-    from ddetr.engine.schedule import build_optimizer
-    from ddetr.engine.train import TrainState
-
-    model = fresh()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    assert train_step(TrainState(model, build_optimizer(model, TINY_RECIPE)), [], [], options()) == ({}, 0.0)
-    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_bad_images_are_skipped_in_training_and_evaluation(tmp_path):
@@ -210,16 +272,6 @@ def test_evaluation_puts_the_mode_back_and_does_not_depend_on_the_batch(tmp_path
     one, three = (evaluate(model, toy, batch_size=size, progress=False).metrics for size in (1, 3))
     assert model.training
     assert one["AP50"] == pytest.approx(three["AP50"], abs=0.1)
-
-
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(tmp_path, toy):
-    model = fresh()
-    model.flatten.level_embed.register_hook(lambda gradient: gradient * float("inf"))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(FloatingPointError, match=r"at step 0, image ids .*: the gradient's norm is (inf|nan)"):
-        train(model, toy, options(), tmp_path / "run", progress=False)
-    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
-    assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def test_nan_predictions_are_no_perfect_score(toy):
@@ -255,7 +307,7 @@ def test_ctrl_c_during_evaluation_keeps_what_was_trained(tmp_path, toy):
             return super().__getitem__(index)
 
     val = Impatient(toy.image_dir, toy.annotation_file, toy.transform)
-    for every, steps in ((1, 4), (None, 6)):  # during the run: one more step; at its end: none
+    for every, steps in ((1, 3), (None, 6)):  # during the run, and at its end
         out = tmp_path / f"run{every}"
         state = train(fresh(), toy, options(eval_every=every), out, val=val, progress=False)
         assert state.stopped

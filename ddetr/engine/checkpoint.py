@@ -1,0 +1,87 @@
+"""What a run can go on from, exactly as if it had never stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import CheckpointError, save_model, save_training_state
+from ..checkpoints.reading import read_torch
+from .run import TrainState
+
+
+def save_run(state: TrainState, out: Path) -> None:
+    """Write model.safetensors (for use) and checkpoint.pt (to go on from), each of them whole or not at all."""
+    save_model(state.model, out / "model.safetensors")
+    contents = {
+        "config": state.model.config.to_dict(),
+        "categories": state.model.categories,
+        "model": state.model.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+        "num_images": state.num_images,
+        "images_per_step": state.images_per_step,
+        "images_seen": state.images_seen,
+    }
+    save_training_state(contents, out / "checkpoint.pt")
+
+
+def snapshot_path(out: Path, step: int) -> Path:
+    """Where the weights of a step are kept: a time-lapse of what the run learns."""
+    return out / "snapshots" / f"step_{step:06d}.safetensors"
+
+
+def read_training_state(path: Path) -> dict[str, Any]:
+    """What `save_run` wrote as checkpoint.pt. FileNotFoundError, or CheckpointError if it is something else."""
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume: no {path}")
+    contents = read_torch(path)
+    needed = {"config", "categories", "model", "optimizer", "step", "seconds", "num_images", "images_seen"}
+    if not isinstance(contents, dict) or not needed <= contents.keys():
+        raise CheckpointError(f"{path} is no checkpoint of a training run")
+    return contents
+
+
+def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
+    """CheckpointError if a checkpoint is of another model, other data, or other batches than `state`."""
+    config = state.model.config.to_dict()
+    changed = [key for key in config if contents["config"].get(key) != config[key]]
+    if changed:
+        described = ", ".join(f"{key}={contents['config'].get(key)!r}, not {config[key]!r}" for key in changed)
+        raise CheckpointError(f"the checkpoint is of another model: {described}")
+    if contents["categories"] != state.model.categories or contents["num_images"] != state.num_images:
+        raise CheckpointError(
+            f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}, or "
+            "other categories: a run is resumed on the same data"
+        )
+    before = contents.get("images_per_step", state.images_per_step)  # early checkpoints do not say
+    if before != state.images_per_step:
+        raise CheckpointError(
+            f"the run took {before} images a step, and would now take {state.images_per_step}: processes, batch_size "
+            "and accumulate may change, but not their product"
+        )
+
+
+def load_training_state(state: TrainState, contents: dict[str, Any]) -> None:
+    """Put what `read_training_state` read into `state`. CheckpointError if it does not belong there."""
+    check_resumable(contents, state)
+    state.model.load_state_dict(contents["model"])
+    state.optimizer.load_state_dict(contents["optimizer"])
+    if contents.get("scaler") and state.scaler.is_enabled():
+        state.scaler.load_state_dict(contents["scaler"])
+    state.step, state.seconds, state.images_seen = contents["step"], contents["seconds"], contents["images_seen"]
+
+
+def remove_leftovers(out: Path, step: int) -> None:
+    """Remove what a killed process left half-written, and snapshots of steps that will be taken again."""
+    for name in ("model.safetensors", "checkpoint.pt", "metrics.jsonl", "settings.json"):
+        for path in out.glob(f".{name}.*"):  # see `replacing`
+            path.unlink()
+    for path in (out / "snapshots").glob(".step_*"):
+        path.unlink()
+    for path in (out / "snapshots").glob("step_*.safetensors"):
+        number = path.stem.removeprefix("step_")
+        if number.isdigit() and int(number) > step:
+            path.unlink()
