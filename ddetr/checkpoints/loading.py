@@ -192,6 +192,21 @@ def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDET
     return new
 
 
+def copy_encoder(source: DeformableDETR, target: DeformableDETR) -> None:
+    """Give `target` the backbone, neck, level embedding and encoder of `source`, which may be another variant.
+
+    Raises:
+        ValueError: one of these differs in size; says which config fields do.
+    """
+    for name in ("backbone", "neck", "flatten", "encoder"):
+        theirs, ours = getattr(source, name).state_dict(), getattr(target, name).state_dict()
+        if {key: tensor.shape for key, tensor in theirs.items()} != {key: tensor.shape for key, tensor in ours.items()}:
+            a, b = source.config.to_dict(), target.config.to_dict()
+            differing = ", ".join(f"{key} is {a[key]!r} there, {b[key]!r} here" for key in a if a[key] != b[key])
+            raise ValueError(f"the {name} of these weights does not fit: {differing}")
+        getattr(target, name).load_state_dict(theirs)
+
+
 def _find_file(source: Path) -> Path:
     if source.is_dir():
         if not (source / "model.safetensors").is_file():

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import change_num_classes, load_pretrained
+from ..checkpoints import change_num_classes, copy_encoder, load_pretrained
 from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
 from ..engine import TrainOptions, default_recipe, distributed, format_metrics, train
@@ -40,6 +40,7 @@ _DEFAULTS: dict[str, Any] = {
     "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "schedule": None,
     "accumulate": 1, "precision": "fp32", "seed": 0, "workers": 0, "augment": None, "log_every": 10, "save_every": 60.0,
     "eval_every": None, "keep_every": None, "tensorboard": False, "imagenet": False, "weights": None, "limit": None,
+    "encoder_from": None,
 }  # fmt: skip
 
 
@@ -55,6 +56,7 @@ def add_arguments(add: Callable) -> None:
     add("--minutes", type=float, help="length of the run in training time, instead of epochs")
     add("--resume", action="store_true", help="go on with the run in --out, with its settings")
     add("--weights", metavar="W", help="start from these weights; other classes get new class heads")
+    add("--encoder-from", metavar="W", help="take backbone, neck and encoder from these weights of another variant")
     add("--imagenet", action="store_true", default=None, help="start the backbone from ImageNet weights (a download)")
     add(
         "--augment",
@@ -167,6 +169,8 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         raise ValueError("give --epochs or --minutes, not both")
     if args.weights and args.preset:
         raise ValueError("give --preset or --weights, not both: the weights bring their own architecture")
+    if args.weights and args.encoder_from:
+        raise ValueError("give --weights or --encoder-from, not both: --weights brings an encoder too")
     remembered = {}
     if args.resume:
         remembered = _remembered_settings(out / "settings.json")
@@ -231,6 +235,8 @@ def _starting_model(
     if pretrained is None:
         config = config.replace(num_classes=dataset.num_classes)
         model = build_model(config, imagenet_weights=settings["imagenet"])
+        if settings["encoder_from"]:
+            copy_encoder(load_pretrained(settings["encoder_from"]), model)
     elif dataset.num_classes == config.num_classes and pretrained.categories in (None, dataset.categories):
         model = pretrained
     else:

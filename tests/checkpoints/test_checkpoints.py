@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ddetr import build_model, load_pretrained
-from ddetr.checkpoints import CheckpointError, infer_config, load_into, read_checkpoint, save_model
+from ddetr.checkpoints import CheckpointError, copy_encoder, infer_config, load_into, read_checkpoint, save_model
 from ddetr.files import replacing
 
 
@@ -200,3 +200,18 @@ def test_labels_of_the_references_weights_mean_cocos_categories(tmp_path, refere
     model = load_pretrained(tmp_path / "w.pth")
     assert len(model.categories) == model.config.num_classes
     assert model.categories[label] == {"id": 17, "name": "cat"}
+
+
+def test_an_encoder_moves_to_another_variant():
+    source = build_model("tiny_two_stage", num_classes=3)
+    target = build_model("tiny", num_classes=5)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    copy_encoder(source, target)
+    theirs = source.state_dict()
+    for name, tensor in target.state_dict().items():
+        taken = name.partition(".")[0] in ("backbone", "neck", "flatten", "encoder")
+        assert torch.equal(tensor, theirs[name] if taken else before[name]), name
+    with pytest.raises(
+        ValueError, match="the encoder of these weights does not fit: .*encoder_layers is 2 there, 1 here"
+    ):
+        copy_encoder(source, build_model("tiny", encoder_layers=1))
