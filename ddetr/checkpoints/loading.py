@@ -155,8 +155,8 @@ def load_pretrained(source: str | Path, *, num_classes: int | None = None, **ove
     """A model with the weights of a file or folder, in evaluation mode.
 
     Args:
-        source: a file of ours, or of the official code, mmdetection or Hugging Face; or a folder with
-            `model.safetensors`, such as a training run's.
+        source: "tiny" or "tiny_two_stage", which come with the package; a file of ours, or of the official code,
+            mmdetection or Hugging Face; or a folder with `model.safetensors`, such as a training run's.
         num_classes: another number of classes than the file's: the class heads start afresh, and a warning says so.
         overrides: config fields that shapes do not tell, for example `dilation=True`.
 
@@ -164,7 +164,7 @@ def load_pretrained(source: str | Path, *, num_classes: int | None = None, **ove
         FileNotFoundError: nothing there.
         CheckpointError: not weights of a Deformable DETR, or they do not fit the overrides.
     """
-    path = _find_file(Path(source))
+    path = _find_file(source)
     checkpoint = read_checkpoint(path)
     config = _config_of(checkpoint, path).replace(**overrides)
     if "config" not in checkpoint.metadata and config.num_levels == 1 and "dilation" not in overrides:
@@ -207,12 +207,27 @@ def copy_encoder(source: DeformableDETR, target: DeformableDETR) -> None:
         getattr(target, name).load_state_dict(theirs)
 
 
-def _find_file(source: Path) -> Path:
-    if source.is_dir():
-        if not (source / "model.safetensors").is_file():
-            raise FileNotFoundError(f"no model.safetensors in {source}")
-        return source / "model.safetensors"
-    return source
+SHIPPED = ("tiny", "tiny_two_stage")
+"""Names of weights that come with the package, trained on ToyCOCO; `data/weights` has a card for each."""
+
+
+def _find_file(source: str | Path) -> Path:
+    if source in SHIPPED:
+        return _shipped_weights(str(source))
+    path = Path(source)
+    if path.is_dir():
+        if not (path / "model.safetensors").is_file():
+            raise FileNotFoundError(f"no model.safetensors in {path}")
+        return path / "model.safetensors"
+    return path
+
+
+def _shipped_weights(name: str) -> Path:
+    package = Path(__file__).parents[1]
+    for folder in (package / "weights", package.parent / "data" / "weights"):  # installed, or a clone
+        if (folder / f"{name}.safetensors").is_file():
+            return folder / f"{name}.safetensors"
+    raise FileNotFoundError(f"the weights {name!r} did not come with this copy of ddetr: is data/weights complete?")
 
 
 def _config_of(checkpoint: Checkpoint, path: Path) -> DeformableDETRConfig:

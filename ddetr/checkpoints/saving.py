@@ -14,13 +14,17 @@ from ..files import replacing
 from ..models import DeformableDETR
 
 
-def save_model(model: DeformableDETR, path: str | Path) -> None:
+def save_model(model: DeformableDETR, path: str | Path, *, half: bool = False) -> None:
     """Write weights, config and categories as one .safetensors file, which `load_pretrained` reads.
+
+    `half` stores float16, half the size, for weights that are only used; they are float32 again when loaded.
 
     Raises:
         OSError: the file cannot be written; an older one of that name is left as it was.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     metadata = {"format": "pt", "config": json.dumps(model.config.to_dict())}
     if model.categories is not None:
         metadata["categories"] = json.dumps(model.categories)

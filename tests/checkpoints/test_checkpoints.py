@@ -212,6 +212,6 @@ def test_an_encoder_moves_to_another_variant():
         taken = name.partition(".")[0] in ("backbone", "neck", "flatten", "encoder")
         assert torch.equal(tensor, theirs[name] if taken else before[name]), name
     with pytest.raises(
-        ValueError, match="the encoder of these weights does not fit: .*encoder_layers is 2 there, 1 here"
+        ValueError, match=r"the encoder of these weights does not fit: .*encoder_layers is 2 there, 1 here"
     ):
         copy_encoder(source, build_model("tiny", encoder_layers=1))
