@@ -213,7 +213,7 @@ SHIPPED = ("tiny", "tiny_two_stage")
 
 def _find_file(source: str | Path) -> Path:
     if source in SHIPPED:
-        return _shipped_weights(str(source))
+        return shipped_file(f"{source}.safetensors")
     path = Path(source)
     if path.is_dir():
         if not (path / "model.safetensors").is_file():
@@ -222,12 +222,13 @@ def _find_file(source: str | Path) -> Path:
     return path
 
 
-def _shipped_weights(name: str) -> Path:
+def shipped_file(name: str) -> Path:
+    """A file of `data/weights`, in a clone or in an installed package. FileNotFoundError if it is not there."""
     package = Path(__file__).parents[1]
-    for folder in (package / "weights", package.parent / "data" / "weights"):  # installed, or a clone
-        if (folder / f"{name}.safetensors").is_file():
-            return folder / f"{name}.safetensors"
-    raise FileNotFoundError(f"the weights {name!r} did not come with this copy of ddetr: is data/weights complete?")
+    for folder in (package / "weights", package.parent / "data" / "weights"):
+        if (folder / name).is_file():
+            return folder / name
+    raise FileNotFoundError(f"{name} did not come with this copy of ddetr: is data/weights complete?")
 
 
 def _config_of(checkpoint: Checkpoint, path: Path) -> DeformableDETRConfig:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ..checkpoints import load_pretrained
+from ..checkpoints import load_pretrained, shipped_file
 from ..data import DataError, ToyScene, prepare_image, toy_scene
 from ..files import replacing
 from ..losses import HungarianMatcher, Target
@@ -66,6 +66,12 @@ def _target(model: DeformableDETR, scene: ToyScene) -> Target:
     height, width = scene.image.shape[:2]
     boxes = torch.tensor([a["bbox"] for a in objects]) / torch.tensor([width, height, width, height])
     return Target(torch.tensor([label_of[a["category_id"]] for a in objects]), box_convert(boxes, "xywh", "cxcywh"))
+
+
+def shipped_timelapse() -> dict[str, np.ndarray]:
+    """The time-lapse of the run that made the shipped `tiny_two_stage` weights; `scene` is the seed of its scene."""
+    with np.load(shipped_file("timelapse.npz")) as frames:
+        return dict(frames)
 
 
 def snapshots(run: Path) -> list[tuple[int, Path]]:
