@@ -53,6 +53,8 @@ DAMAGED = [
     ([result(1, 3, [0, 0, 9])], "four finite numbers"),
     ([result(1, 3, [0, 0, 9, float("nan")])], "four finite numbers"),
     ([result(1, 3, [0, 0, 9, 9], float("inf"))], "'score' must be a finite number; got inf"),
+    ([result(1, 3, [0, 0, 9, 9]) | {"bbox": [0, 0, 10**400, 9]}], "four finite numbers"),
+    ("[" + 5000 * "9" + "]", "is not JSON"),
     ({"results": [], "image_ids": [1, 1]}, "'image_ids' must be a list of different whole numbers"),
     ({"results": [], "image_ids": []}, "'image_ids' must be"),
     ({"results": [result(2, 3, [0, 0, 9, 9])], "image_ids": [1]}, "on image id 2, which is not among its"),
