@@ -20,11 +20,13 @@ class Predictions(NamedTuple):
         results: the detections, in COCO's results format.
         image_ids: the images that were looked at; None if the file does not say (all of them, then).
         categories: what the model's labels stand for; None if the file does not say.
+        annotations_sha256: `fingerprint` of the annotations that they were scored on; None if the file does not say.
     """
 
     results: list[dict[str, Any]]
     image_ids: list[int] | None = None
     categories: list[dict[str, Any]] | None = None
+    annotations_sha256: str | None = None
 
     def check_belongs_to(self, image_ids: Iterable[int], category_ids: Iterable[int], where: str | Path) -> None:
         """DataError unless the data set of annotation file `where` has every image and category of these."""

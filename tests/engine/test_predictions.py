@@ -19,7 +19,7 @@ def test_a_file_scores_as_the_detections_did(tmp_path, case):
     evaluation = score(dataset.coco, results, dataset.image_ids)
     write_predictions(tmp_path / "p.json", evaluation, CATEGORIES, weights="here")
     read = read_predictions(tmp_path / "p.json")
-    assert read == (results, dataset.image_ids, CATEGORIES)
+    assert read == (results, dataset.image_ids, CATEGORIES, None)
     again = score(dataset.coco, read.results, read.image_ids)
     assert again.metrics == evaluation.metrics
     assert again.per_category == evaluation.per_category
@@ -37,7 +37,7 @@ def test_no_detections_make_a_file_too(tmp_path, case):
 
 def test_a_bare_list_as_other_detectors_write_it(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([result(1, 3, [0, 0, 9, 9])]))
-    assert read_predictions(tmp_path / "p.json") == ([result(1, 3, [0, 0, 9, 9])], None, None)
+    assert read_predictions(tmp_path / "p.json") == ([result(1, 3, [0, 0, 9, 9])], None, None, None)
 
 
 DAMAGED = [
