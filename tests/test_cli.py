@@ -220,6 +220,32 @@ def test_a_refused_resume_changes_nothing(toy, tmp_path, capsys):
     assert "checkpoint.pt is not a PyTorch checkpoint" in capsys.readouterr().err
 
 
+def test_a_run_is_resumed_on_its_own_categories_and_with_its_own_encoder(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), "--limit", "1", "--epochs", "1"]
+    assert main([*train, *SHORT]) == 0
+    before = (out / "settings.json").read_text()
+    other = make_coco(tmp_path / "other")
+    for file in (other / "annotations").iterdir():
+        file.write_text(file.read_text().replace('"toothbrush"', '"hair drier"'))
+    capsys.readouterr()
+    assert main(["train", "--data", str(other), "--out", str(out), "--resume", "--epochs", "2"]) == 1
+    error = capsys.readouterr().err
+    assert "trained on the categories car, cat, toothbrush; the data now has the categories car, cat, hair" in error
+    assert main([*train, "--resume", "--encoder-from", "tiny"]) == 1
+    assert "a resumed run keeps its model: leave out --encoder-from" in capsys.readouterr().err
+    assert (out / "settings.json").read_text() == before
+
+
+def test_a_held_out_set_without_images_is_said_before_training(tmp_path, capsys):
+    data, out = make_coco(tmp_path / "data"), tmp_path / "run"
+    file = data / "annotations" / "instances_val2017.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"images": [], "annotations": []}))
+    assert main(["train", "--data", str(data), "--out", str(out), *SHORT]) == 1
+    assert f"no images to evaluate on in {file}" in capsys.readouterr().err
+    assert not list(out.iterdir())
+
+
 def test_fine_tuning_keeps_the_weights_resolution_and_recipe(toy, tmp_path, capsys):
     model = build_model("r50", backbone="resnet18", num_classes=3, encoder_layers=1, decoder_layers=1, num_queries=10,
                         test_size=48)  # fmt: skip

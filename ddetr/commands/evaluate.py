@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..data import CocoDetection, Resolution, eval_transform
+from ..data.coco_manifest import fingerprint
 from ..engine import (
     ErrorBreakdown,
     Evaluation,
@@ -32,6 +34,8 @@ from .common import (
     positive,
     pretrained_model,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def add_arguments(add: Callable) -> None:
@@ -65,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     ):
         print(table, end="\n\n")
     if args.out:
-        about["annotations"] = dataset.annotation_file.name
+        about |= {"annotations": dataset.annotation_file.name, "annotations_sha256": _fingerprint(dataset)}
         write_predictions(args.out, evaluation, dataset.categories, **about)
         print(f"scores and detections in {args.out}")
     if figures:
@@ -109,9 +113,18 @@ def _rescore(args: argparse.Namespace) -> tuple[CocoDetection, Evaluation, dict[
     predictions = read_predictions(args.predictions)
     dataset = open_dataset(args, args.split, None, categories=predictions.categories, limit=None)
     predictions.check_belongs_to(dataset.image_ids, dataset.label_of, dataset.annotation_file)
+    if predictions.annotations_sha256 not in (None, _fingerprint(dataset)):  # another ToyCOCO has the same ids
+        logger.warning(
+            "%s has other boxes than the annotations that these predictions were first scored on: is it the same data?",
+            dataset.annotation_file,
+        )
     evaluation = score(dataset.coco, predictions.results, predictions.image_ids or dataset.image_ids)
     print(f"{evaluation.num_images} images, {len(evaluation.results)} detections from {args.predictions}")
     return dataset, evaluation, {"predictions": str(args.predictions)}
+
+
+def _fingerprint(dataset: CocoDetection) -> str:
+    return fingerprint(dataset.coco.dataset["annotations"])
 
 
 def _write_figures(

@@ -110,9 +110,12 @@ def _run(args: argparse.Namespace) -> int:
     transform = AUGMENTATIONS[options.recipe.augment](resolution)
     dataset = open_dataset(args, "train", transform, limit=settings["limit"])
     val = _val_dataset(args, eval_transform(resolution), dataset)
+    if val is not None and not len(val):
+        raise ValueError(f"no images to evaluate on in {val.annotation_file}")  # better now than after the run
     model = base if checkpoint else _starting_model(base, config, dataset, settings)
     model = model.to(args.device)
     if checkpoint:  # before the settings are replaced: a run that cannot go on keeps its own
+        model.categories = dataset.categories  # what it would be trained on, to be compared with what it was
         check_resumable(checkpoint, start_state(model, len(dataset), options))
     callbacks = [tensorboard(out / "tensorboard")] if settings["tensorboard"] and distributed.is_main() else []
 
@@ -187,13 +190,13 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 def _check_same_model(args: argparse.Namespace, remembered: dict[str, Any]) -> None:
     """ValueError for an option that would make another model of the run; repeating the run's own is fine."""
-    given = {name: getattr(args, name) for name in ("preset", "weights", "imagenet")}
+    given = {name: getattr(args, name) for name in ("preset", "weights", "encoder_from", "imagenet")}
     changed = [name for name, value in given.items() if value is not None and value != remembered.get(name)]
     kept = remembered.get("overrides", {})
     if any(kept.get(name) != value for name, value in overrides(args).items()):
         changed.append("size" if args.size not in (None, kept.get("test_size")) else "set")
     if changed:
-        raise ValueError(f"a resumed run keeps its model: leave out --{changed[0]}")
+        raise ValueError(f"a resumed run keeps its model: leave out --{changed[0].replace('_', '-')}")
 
 
 def _remembered_settings(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -102,7 +103,11 @@ class CocoDetection(Dataset):
     def path(self, image_id: int) -> Path:
         """The image's file. DataError for a name that leads out of the image folder, a link's included."""
         name = self.coco.imgs[image_id]["file_name"]
-        if not _stays_inside(name) or not (self.image_dir / name).resolve().is_relative_to(self.image_dir.resolve()):
+        try:
+            inside = _stays_inside(name) and (self.image_dir / name).resolve().is_relative_to(self.image_dir.resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # links in a circle; half a character
+            raise DataError(f"file_name {name!r:.80} names no file: {error}") from error
+        if not inside:
             raise DataError(f"file_name {name!r} leads out of the image folder {self.image_dir}")
         return self.image_dir / name
 
@@ -203,7 +208,7 @@ def read_coco_json(path: Path, object_hook: Callable[[dict], Any] | None = None)
         contents = json.loads(path.read_text(encoding="utf-8"), object_hook=object_hook)
     except FileNotFoundError:
         raise DataError(f"no annotation file {path}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not text, not JSON, or a number of thousands of digits
         raise DataError(f"{path} is not JSON: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
@@ -286,19 +291,26 @@ def _check_entry(entry: Any, required: dict[str, type], where: str) -> None:
             raise DataError(f"{where} has no '{key}'")
         if not isinstance(entry[key], kind) or isinstance(entry[key], bool):
             raise DataError(f"{where}: '{key}' must be {kind.__name__}; got {entry[key]!r:.60}")
+        if kind is int and not _is_id(entry[key]):
+            raise DataError(f"{where}: '{key}' must be below 2**63; got {entry[key]!r:.60}")
     for side in ("width", "height"):
         if side in entry and not (_is_number(entry[side]) and entry[side] > 0):
             raise DataError(f"{where}: '{side}' must be a positive number; got {entry[side]!r:.60}")
     if not (entry.get("iscrowd") is None or entry["iscrowd"] in (0, 1)):  # "0" would be true
         raise DataError(f"{where}: 'iscrowd' must be 0 or 1; got {entry['iscrowd']!r:.60}")
-    if not (entry.get("id") is None or isinstance(entry["id"], int)):
+    if not (entry.get("id") is None or _is_id(entry["id"])):
         raise DataError(f"{where}: 'id' must be int; got {entry['id']!r:.60}")
     if "bbox" in required and not (len(entry["bbox"]) == 4 and all(map(_is_number, entry["bbox"]))):
         raise DataError(f"{where}: bbox must be four finite numbers x, y, width, height; got {entry['bbox']!r:.60}")
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    """Finite, as a float too: JSON's whole numbers can be larger than any."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and abs(value) < 2**63
 
 
 def _complete(contents: dict[str, Any], path: Path) -> None:

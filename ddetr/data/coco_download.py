@@ -261,8 +261,7 @@ class CocoServer:
         if error.code in (404, 410):
             return UnusablePhotoError(f"{self.name}/{path} is not there ({error.code})")
         if error.code in _BUSY:
-            wait = error.headers.get("Retry-After", "")
-            asked = int(wait) if wait.isdigit() else 0
+            asked = _whole_number(error.headers.get("Retry-After", "")) or 0
             ask = f" and asks to wait {asked} seconds" if asked else ""
             return _RetryableError(f"the server answers {error.code} {error.reason}{ask}", asked)
         return DataError(f"{self.name}/{path}: the server answers {error.code} {error.reason}")
@@ -286,7 +285,7 @@ class _Answer(NamedTuple):
         """_RetryableError for a range other than `part`, or headers without sense."""
         etag, length = response.headers.get("ETag", ""), response.headers.get("Content-Length", "")
         if response.status != 206:
-            return cls(response.status, int(length) if length.isdigit() else None, etag)
+            return cls(response.status, _whole_number(length), etag)
         said = response.headers.get("Content-Range", "")
         told = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", said)
         if part is None or told is None or (int(told[1]), int(told[2]) + 1) != part:
@@ -337,6 +336,11 @@ def _extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
         while chunk := packed.read(2**20):
             file.write(chunk)
             bar.update(len(chunk))
+
+
+def _whole_number(header: str) -> int | None:
+    """What a header says in up to 18 digits; None for anything else."""
+    return int(header) if re.fullmatch("[0-9]{1,18}", header) else None
 
 
 def _key(text: str) -> str:

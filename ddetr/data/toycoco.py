@@ -87,7 +87,8 @@ def make_toycoco(
     was interrupted is drawn again. `workers` processes draw; None: one for each processor.
 
     Raises:
-        DataError: a category that is not drawn, counts below 1, or a folder that holds something else.
+        DataError: a category that is not drawn, counts below 1, or a folder that holds something else, a link for
+            example, or cannot be written.
     """
     out, ids = Path(out), _category_ids(categories)
     for name, count in (("train", train), ("val", val)):
@@ -102,18 +103,28 @@ def make_toycoco(
     }
     if _is_complete(out, settings):
         return out
+    try:
+        _draw_set(out, settings, ids, workers or os.cpu_count() or 1, progress)
+    except OSError as error:
+        raise DataError(
+            f"{out} cannot be written: {error.strerror or error}. Once it can be, the same command draws the set"
+        ) from error
+    return out
+
+
+def _draw_set(out: Path, settings: dict[str, Any], ids: list[int], workers: int, progress: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / _SETTINGS, json.dumps(settings, indent=1) + "\n")
-    with tqdm(total=train + val, desc="ToyCOCO", unit="image", disable=not progress) as bar:
+    counts = {split: settings[split] for split in _SPLITS}
+    with tqdm(total=sum(counts.values()), desc="ToyCOCO", unit="image", disable=not progress) as bar:
         sets = {
-            split: _draw_split(out / f"{split}2017", seed, split, count, ids, workers or os.cpu_count() or 1, bar)
-            for split, count in zip(_SPLITS, (train, val), strict=True)
+            split: _draw_split(out / f"{split}2017", settings["seed"], split, count, ids, workers, bar)
+            for split, count in counts.items()
         }
     write_text(out / "README.md", data_card(settings, sets))
     (out / "annotations").mkdir(exist_ok=True)
     for split, contents in sets.items():  # last, so that they are only there when everything is
         write_text(out / "annotations" / f"instances_{split}2017.json", json.dumps(contents))
-    return out
 
 
 def data_card(settings: dict[str, Any], sets: dict[str, dict[str, Any]]) -> str:
@@ -181,7 +192,14 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
         raise DataError(f"{out} exists and is not a ToyCOCO set: choose another folder") from None
     if there != settings:
         raise DataError(f"{out} holds another ToyCOCO set ({there}): choose another folder, or delete it")
-    return all((out / "annotations" / f"instances_{split}2017.json").exists() for split in _SPLITS)
+    for path in out.rglob("*"):
+        if path.is_symlink():  # what would be drawn over might be anything
+            raise DataError(f"{path} is a link and may lead elsewhere: remove it, or choose another folder")
+    return all(
+        (out / "annotations" / f"instances_{split}2017.json").exists()
+        and len(list((out / f"{split}2017").glob("*.jpg"))) >= settings[split]
+        for split in _SPLITS
+    )
 
 
 def _draw_split(

@@ -8,6 +8,7 @@ from typing import Any
 from ..checkpoints import CheckpointError, save_model, save_training_state
 from ..checkpoints.reading import read_torch
 from .run import TrainState
+from .scores import printable
 
 
 def save_run(state: TrainState, out: Path) -> None:
@@ -51,10 +52,15 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
     if changed:
         described = ", ".join(f"{key}={contents['config'].get(key)!r}, not {config[key]!r}" for key in changed)
         raise CheckpointError(f"the checkpoint is of another model: {described}")
-    if contents["categories"] != state.model.categories or contents["num_images"] != state.num_images:
+    if contents["categories"] != state.model.categories:
         raise CheckpointError(
-            f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}, or "
-            "other categories: a run is resumed on the same data"
+            f"the checkpoint was trained on {_names(contents['categories'])}; the data now has "
+            f"{_names(state.model.categories)}: a run is resumed on the same data"
+        )
+    if contents["num_images"] != state.num_images:
+        raise CheckpointError(
+            f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}: "
+            "a run is resumed on the same data"
         )
     before = contents.get("images_per_step", state.images_per_step)  # early checkpoints do not say
     if before != state.images_per_step:
@@ -62,6 +68,13 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             f"the run took {before} images a step, and would now take {state.images_per_step}: processes, batch_size "
             "and accumulate may change, but not their product"
         )
+
+
+def _names(categories: list[dict[str, Any]] | None) -> str:
+    """For a sentence."""
+    names = [printable(category["name"]) for category in categories or []]
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return f"the categories {shown}" if names else "unnamed categories"
 
 
 def load_training_state(state: TrainState, contents: dict[str, Any]) -> None:

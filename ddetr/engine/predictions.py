@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,13 @@ class Predictions(NamedTuple):
         results: the detections, in COCO's results format.
         image_ids: the images that were looked at; None if the file does not say (all of them, then).
         categories: what the model's labels stand for; None if the file does not say.
+        annotations_sha256: `fingerprint` of the annotations that they were scored on; None if the file does not say.
     """
 
     results: list[dict[str, Any]]
     image_ids: list[int] | None = None
     categories: list[dict[str, Any]] | None = None
+    annotations_sha256: str | None = None
 
     def check_belongs_to(self, image_ids: Iterable[int], category_ids: Iterable[int], where: str | Path) -> None:
         """DataError unless the data set of annotation file `where` has every image and category of these."""
@@ -73,7 +76,7 @@ def read_predictions(path: str | Path) -> Predictions:
         contents = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"no predictions at {path}") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # not text, not JSON, or a number of thousands of digits
         raise DataError(f"{path} is not JSON: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error}") from error
@@ -123,4 +126,4 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -18,6 +18,9 @@ SIZES = ("small", "medium", "large")
 """By area in square pixels of the annotated image: up to 32 x 32, up to 96 x 96, and above."""
 
 
+_RESULT = ("image_id", "category_id", "bbox", "score")
+
+
 class GroupScore(NamedTuple):
     """Average precision of one category, or of the objects of one size.
 
@@ -167,7 +170,8 @@ def printable(name: str, longest: int = 32) -> str:
 def _judge(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
         if results:
-            found = coco.loadRes([dict(result) for result in results])  # it writes into what it is given
+            # It writes into what it is given, and would take a result with a caption for one without a box.
+            found = coco.loadRes([{key: result[key] for key in _RESULT} for result in results])
         else:
             found = COCO()
             found.dataset = {**coco.dataset, "annotations": []}

@@ -151,6 +151,14 @@ def test_predictions_that_do_not_fit(predictions, toy, tmp_path, capsys):
         assert len(error.splitlines()) == 1
 
 
+def test_predictions_of_a_set_with_the_same_ids(predictions, toy, tmp_path, capsys, caplog):
+    other = make_coco(tmp_path / "other", count=6, seed=5)
+    assert evaluate(capsys, "--predictions", predictions, "--data", toy)[0] == 0
+    assert "other boxes" not in caplog.text
+    assert evaluate(capsys, "--predictions", predictions, "--data", other)[0] == 0
+    assert "has other boxes than the annotations that these predictions were first scored on" in caplog.text
+
+
 def test_names_of_categories_are_text(predictions, toy, tmp_path, capsys):
     """Neither a formula, nor markup, nor a command to the terminal."""
     pytest.importorskip("matplotlib")

@@ -131,6 +131,9 @@ BAD_FILES = [
     ),
     (contents(annotations=[annotation(1, 1, 17, [5, 5, 10, 10]) | {"id": [1]}]), "'id' must be int"),
     (contents(annotations=["box"]), "a str instead of an object"),
+    (contents(annotations=[annotation(1, 1, 17, [5, 5, 10**400, 10])]), "four finite numbers"),
+    (contents(annotations=[annotation(2**64, 1, 17, [5, 5, 10, 10])]), "'id' must be int"),
+    (contents(images=[{"id": 2**64, "file_name": "a.png"}]), r"'id' must be below 2\*\*63"),
 ]
 
 
@@ -144,6 +147,9 @@ def test_a_file_that_is_not_json(tmp_path):
     (tmp_path / "images").mkdir()
     (tmp_path / "a.json").write_bytes(b"\xff\xfe{]")
     with pytest.raises(DataError, match="is not JSON"):
+        CocoDetection(tmp_path / "images", tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"images": [' + 5000 * "9" + "]}")
+    with pytest.raises(DataError, match=r"a\.json is not JSON: Exceeds the limit"):
         CocoDetection(tmp_path / "images", tmp_path / "a.json")
     with pytest.raises(DataError, match="no annotation file"):
         CocoDetection(tmp_path / "images", tmp_path / "b.json")
@@ -181,6 +187,18 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     (tmp_path / "images" / "a.png").symlink_to(tmp_path / "secret.png")
     with pytest.raises(DataError, match="leads out of the image folder"):
         small[0]
+
+
+def test_names_that_no_file_can_have_are_bad_images_too(tmp_path, caplog):
+    records = [
+        {"id": i, "file_name": name} for i, name in enumerate(("a.png", "half \ud800.png", "circle.png"), start=1)
+    ]
+    small = dataset(tmp_path, contents(images=records), skip_bad_images=True)
+    (tmp_path / "images" / "circle.png").symlink_to(tmp_path / "images" / "circle.png")
+    assert small[0] is not None
+    assert small[1] is None
+    assert small[2] is None
+    assert [record.args[0] for record in caplog.records] == [2, 3]
 
 
 OUTSIDE = [

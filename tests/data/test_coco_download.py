@@ -104,7 +104,11 @@ def patience(fault):
     return 1 if fault in ("stall", "trickle") else 30
 
 
-@pytest.mark.parametrize("fault", ["truncate", "stall", "trickle", 503, b"<html>log in</html>", ("wait", 0)])
+PASSING = ["truncate", "stall", "trickle", 503, b"<html>log in</html>", ("wait", 0), ("wait", "\xb2"),
+           ("wait", 5000 * "9")]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", PASSING, ids=lambda fault: str(fault)[:20])
 def test_faults_that_pass_are_waited_out(coco, server, tmp_path, fault, caplog):
     path = first_choice(coco, tmp_path / "local")
     server.faults[path] = [fault, fault]

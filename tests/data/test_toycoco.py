@@ -1,7 +1,9 @@
 """ToyCOCO: the same bytes everywhere, honest annotations, and nobody's folder overwritten."""
 
+import errno
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -167,6 +169,9 @@ def test_a_set_that_is_there_is_left_alone_and_an_interrupted_one_is_finished(to
     next((out / "train2017").iterdir()).write_bytes(b"half")
     make_toycoco(out, train=4, val=2, seed=1, workers=1, progress=False)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    next((out / "val2017").iterdir()).unlink()
+    make_toycoco(out, train=4, val=2, seed=1, workers=1, progress=False)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
 def test_a_folder_with_something_else_is_not_touched(toycoco, tmp_path):
@@ -176,6 +181,33 @@ def test_a_folder_with_something_else_is_not_touched(toycoco, tmp_path):
     with pytest.raises(DataError, match="holds another ToyCOCO set"):
         make_toycoco(toycoco, train=60, val=20, seed=9, progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("place", ["train2017", "annotations", "val2017/000001000001.jpg"])
+def test_links_in_the_folder_are_not_drawn_through(toycoco, tmp_path, place):
+    out, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (out / place).parent.mkdir(parents=True)
+    (out / "toycoco.json").write_bytes((toycoco / "toycoco.json").read_bytes())
+    (out / place).symlink_to(elsewhere)
+    with pytest.raises(DataError, match=f"{place} is a link and may lead elsewhere"):
+        make_toycoco(out, train=60, val=20, seed=3, workers=1, progress=False)
+    assert not list(elsewhere.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="file/set cannot be written: Not a directory"):
+        make_toycoco(tmp_path / "file" / "set", train=1, val=1, workers=1, progress=False)
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("PIL.Image.Image.save", full)
+    with pytest.raises(DataError, match=r"set cannot be written: No space left on device\. Once it can be"):
+        make_toycoco(tmp_path / "set", train=1, val=1, workers=1, progress=False)
+    monkeypatch.undo()
+    assert make_toycoco(tmp_path / "set", train=1, val=1, workers=1, progress=False) == tmp_path / "set"
 
 
 def test_unknown_categories_and_impossible_counts(tmp_path):

@@ -19,7 +19,7 @@ def test_a_file_scores_as_the_detections_did(tmp_path, case):
     evaluation = score(dataset.coco, results, dataset.image_ids)
     write_predictions(tmp_path / "p.json", evaluation, CATEGORIES, weights="here")
     read = read_predictions(tmp_path / "p.json")
-    assert read == (results, dataset.image_ids, CATEGORIES)
+    assert read == (results, dataset.image_ids, CATEGORIES, None)
     again = score(dataset.coco, read.results, read.image_ids)
     assert again.metrics == evaluation.metrics
     assert again.per_category == evaluation.per_category
@@ -37,7 +37,7 @@ def test_no_detections_make_a_file_too(tmp_path, case):
 
 def test_a_bare_list_as_other_detectors_write_it(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps([result(1, 3, [0, 0, 9, 9])]))
-    assert read_predictions(tmp_path / "p.json") == ([result(1, 3, [0, 0, 9, 9])], None, None)
+    assert read_predictions(tmp_path / "p.json") == ([result(1, 3, [0, 0, 9, 9])], None, None, None)
 
 
 DAMAGED = [
@@ -53,6 +53,8 @@ DAMAGED = [
     ([result(1, 3, [0, 0, 9])], "four finite numbers"),
     ([result(1, 3, [0, 0, 9, float("nan")])], "four finite numbers"),
     ([result(1, 3, [0, 0, 9, 9], float("inf"))], "'score' must be a finite number; got inf"),
+    ([result(1, 3, [0, 0, 9, 9]) | {"bbox": [0, 0, 10**400, 9]}], "four finite numbers"),
+    ("[" + 5000 * "9" + "]", "is not JSON"),
     ({"results": [], "image_ids": [1, 1]}, "'image_ids' must be a list of different whole numbers"),
     ({"results": [], "image_ids": []}, "'image_ids' must be"),
     ({"results": [result(2, 3, [0, 0, 9, 9])], "image_ids": [1]}, "on image id 2, which is not among its"),

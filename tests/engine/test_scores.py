@@ -60,6 +60,13 @@ def test_results_are_left_as_they_are(case):
     assert evaluation.num_images == 30
 
 
+@pytest.mark.parametrize("more", [{"caption": "a cat"}, {"keypoints": [1]}, {"segmentation": "none", "area": "big"}])
+def test_what_else_a_detector_writes_of_a_box_does_not_matter(case, more):
+    dataset, results = case
+    metrics = score(dataset.coco, results, dataset.image_ids).metrics
+    assert score(dataset.coco, [result | more for result in results], dataset.image_ids).metrics == metrics
+
+
 def test_a_curve_that_was_not_judged(case):
     dataset, results = case
     curves = score(dataset.coco, results, dataset.image_ids).precision_recall
