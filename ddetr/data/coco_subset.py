@@ -21,7 +21,7 @@ from ..files import replacing
 from .coco import clip_boxes, read_coco_json
 from .coco_choice import Plan, plan_split
 from .coco_manifest import SPLITS, Manifest, fingerprint, read_manifest
-from .coco_source import LocalCoco, Source, UnusablePhotoError, check_photo
+from .coco_source import LocalCoco, Source, UnusablePhotoError, check_name, check_photo
 from .images import DataError
 
 logger = logging.getLogger(__name__)
@@ -205,6 +205,8 @@ class _Making:
                     continue
                 contents = read_coco_json(self._annotation_file(split))
                 names = {image["id"]: image["file_name"] for image in contents["images"]}
+                for name in names.values():
+                    check_name(name)
                 photos = {i: _sha256((self.out / f"{split}2017" / names[i]).read_bytes()) for i in names}
                 prints = fingerprint(contents["annotations"])
                 if photos != self.wanted.photos[split] or prints != self.wanted.annotations[split]:
