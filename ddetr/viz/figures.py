@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,7 +35,15 @@ PIPELINE = ("backbone", "neck", "multi_scale", "encoder", "pre_decoder", "decode
 
 
 class Figure(MatplotlibFigure):
-    """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures."""
+    """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures.
+
+    `alt` says in words what it shows, for readers who do not see it.
+    """
+
+    alt = ""
+
+    def _repr_mimebundle_(self, **_options: Any) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
+        return {"image/png": self._repr_png_()}, {"image/png": {"alt": self.alt}} if self.alt else {}
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -71,6 +80,7 @@ def pipeline_map(lit: Sequence[str] = ()) -> Figure:
         axes.text(i + 0.48, 0.5, stage, ha="center", va="center", fontsize=9, color=ink)
         if i + 1 < len(PIPELINE):
             axes.annotate("", (i + 1.05, 0.5), (i + 0.91, 0.5), arrowprops={"arrowstyle": "->", "color": "#888888"})
+    figure.alt = f"The stages of the detector in a row: {', '.join(PIPELINE)}. Lit: {', '.join(lit) or 'none'}."
     return figure
 
 
