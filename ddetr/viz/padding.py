@@ -98,6 +98,7 @@ def _image(axes: Axes, size: tuple[int, int], batch: tuple[int, int], b: int) ->
 def _level(axes: Axes, mask: Tensor, level: int) -> None:
     h, w = mask.shape
     axes.imshow(np.where(mask.numpy(), 1.0, 0.0), cmap="Greys", vmin=0, vmax=1.4, extent=(0, w, h, 0))
+    axes.set(xlim=(-0.02 * w, 1.02 * w), ylim=(1.02 * h, -0.02 * h))  # the frame hides no column
     for spine in axes.spines.values():
         spine.set(color=LEVEL_COLOURS[level], linewidth=3)
     label_axes(axes, "x (cells)", "y (cells)")

@@ -21,6 +21,7 @@ from torchvision.ops import FeaturePyramidNetwork
 from ddetr import build_model, load_pretrained
 from ddetr.course import check
 from ddetr.data import normalize_image, prepare_image, toy_scene
+from ddetr.models.backbone import BackboneFeatures
 from ddetr.ops import choose_backend
 from ddetr.viz import features, figures, tables
 
@@ -88,8 +89,8 @@ torch.testing.assert_close(fourth, maps[3])
 print(f"largest deviation from the neck's own: {(fourth - maps[3]).abs().max():.0e}")
 
 # %% [markdown]
-# From C5 itself. The other choice would be eight times cheaper, and it is a common slip: with the wrong source the shapes of the
-# output are all right. Count what it costs:
+# From C5 itself. The projection would be eight times cheaper, and it is a common slip: the output has the same shape.
+# Count what it costs:
 
 # %%
 for level, block in enumerate(neck.levels):
@@ -100,20 +101,15 @@ for level, block in enumerate(neck.levels):
 #
 # ## GroupNorm
 #
-# The three maps come from different depths. Nothing says that their numbers are of the same size. You see the deviation
-# of each channel over the image, here in the trained tiny detector:
+# The three maps come from different depths, and every block of a ResNet adds to what it is given. Nothing says that
+# their numbers are of the same size:
 
 # %%
-scene = toy_scene(105)
-toy_image = prepare_image(Image.fromarray(scene.image), test_size=tiny.config.test_size)
-with torch.no_grad():
-    toy_in = tiny.backbone(toy_image[None])
-    toy_out = tiny.neck(toy_in)
-before, after = ([level[0].std((1, 2)) for level in group] for group in (toy_in, toy_out))
-display(tables.spread(before, after, ["level 0", "level 1", "level 2", "level 3"]))
+sizes = [[level[0].square().mean((1, 2)).sqrt() for level in group] for group in (backbone_maps, maps)]  # (C,) each
+display(tables.spread(*sizes, ["level 0", "level 1", "level 2", "level 3"]))
 
 # %% [markdown]
-# After it the levels speak equally loud, and one attention can weigh them against each other.
+# After the neck all levels speak equally loud, and one attention can weigh them against each other.
 #
 # GroupNorm takes the mean and variance over a group of channels *and* all cells, of one image. 256 channels in 32
 # groups makes 8 channels each:
@@ -130,7 +126,8 @@ print(f"largest deviation: {(by_hand - maps[0]).abs().max():.0e}")
 
 # %% [markdown]
 # No mean over the batch: an image gets the same map beside any other. That is why it can learn where batch norm had to
-# be frozen. But the mean does run over *all cells*, and padding is cells too. **Break it**: put the portrait into a wider batch.
+# be frozen. But the mean does run over *all cells*, and padding is cells too. **Break it**: put the portrait into a
+# wider batch.
 
 # %%
 wide = F.pad(images, (0, 300))  # zeros at the right
@@ -141,7 +138,7 @@ print(f"level 2, columns 0 to 9: mean change {inside.abs().mean():.3f}, mean siz
 
 # %% [markdown]
 # The cells far from the padding changed too: its zeros moved the mean. Both reference implementations do the same. An
-# image's scores depend a little on what shares its batch, and this is one of the places. *(Page 03 has the whole answer.)*
+# image's scores depend a little on what shares its batch, and this is one reason. *(Page 03 shows how little.)*
 #
 # ### Exercise: GroupNorm by hand
 #
@@ -191,7 +188,7 @@ with torch.no_grad():
 # ## Who hears whom
 #
 # An FPN adds each coarse map to the next finer one. Look for it here: for each level, which of C3, C4 and C5 has a
-# gradient?
+# gradient? A corner of each map is enough.
 
 
 # %%
@@ -206,11 +203,18 @@ def hears(build, inputs):  # -> (levels, 3) bool: which input moves which output
 
 # %%
 fpn = FeaturePyramidNetwork([512, 1024, 2048], 256)
+corners = [feature[..., :size, :size] for feature, size in zip(backbone_maps, (12, 6, 3), strict=True)]
+
+
+def fpn_levels(inputs):
+    levels = list(fpn(dict(enumerate(inputs))).values())
+    return [*levels, F.max_pool2d(levels[-1], 1, 2)]
+
+
+# %%
 heard = {
-    "this neck": hears(lambda inputs: neck(type(backbone_maps)(*inputs)), backbone_maps),
-    "an FPN, and a stride-2 level": hears(
-        lambda inputs: [*(p := list(fpn(dict(enumerate(inputs))).values())), F.max_pool2d(p[-1], 1, 2)], backbone_maps
-    ),
+    "this neck": hears(lambda inputs: neck(BackboneFeatures(*inputs)), corners),
+    "an FPN, and a stride-2 level": hears(fpn_levels, corners),
 }
 assert heard["this neck"].sum() == 4
 display(tables.dependence(heard, [f"level {level}" for level in range(4)], ["C3", "C4", "C5"]))
@@ -219,24 +223,29 @@ display(tables.dependence(heard, [f"level {level}" for level in range(4)], ["C3"
 # One "yes" a row. The levels meet in the encoder, where every token looks at all four. The paper tried it with an FPN
 # in front (Table 2): no gain.
 #
-# What four trained levels hold of the toy scene, as colours:
+# And what the four levels of a trained detector, the tiny one, hold of a toy scene:
 
 # %%
+scene = toy_scene(105)
+toy_image = prepare_image(Image.fromarray(scene.image), test_size=tiny.config.test_size)
+with torch.no_grad():
+    toy_out = tiny.neck(tiny.backbone(toy_image[None]))
 display(features.feature_colours(toy_image, [level[0] for level in toy_out], [f"level {n}" for n in range(4)]))
 
 # %% [markdown]
 # ### Exercise: the neck in ten lines
 #
-# `neck(in_channels, width)` returns a module. It takes the list C3, C4, C5 and returns four maps of `width` channels: 1 x 1
-# convolutions, then the 3 x 3 with stride 2 and padding 1; a GroupNorm of 32 groups behind each.
+# `neck_of(in_channels, width)` returns a module. It takes the list C3, C4, C5 and returns four maps of `width`
+# channels: 1 x 1 convolutions, then the 3 x 3 with stride 2 and padding 1; a GroupNorm of 32 groups behind each. Give
+# check the function, or a class in its place.
 
 
 # %%
-def my_neck(in_channels, width):
+def neck_of(in_channels, width):
     raise NotImplementedError
 
 
-check("02.neck", my_neck)
+check("02.neck", neck_of)
 
 
 # %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["solution"]

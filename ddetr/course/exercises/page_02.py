@@ -88,7 +88,7 @@ def _package_neck(channels: Channels, width: int) -> nn.Module:
 
 NECK = Exercise(
     "02.neck",
-    "Write neck(in_channels, width): a module that takes the list C3, C4, C5 and returns four maps of `width` "
+    "Write neck_of(in_channels, width): a module that takes the list C3, C4, C5 and returns four maps of `width` "
     "channels.",
     _neck_cases,
     _package_neck,
