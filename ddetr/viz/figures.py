@@ -94,6 +94,7 @@ def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str]) -
         axes.set_xlabel("x (pixels)", fontsize=8)
         axes.set_ylabel("y (pixels)", fontsize=8)
         axes.tick_params(labelsize=7)
+    figure.alt = f"Pictures: {'; '.join(titles)}."
     return figure
 
 
@@ -111,6 +112,8 @@ def token_counts(level_sizes: Sequence[tuple[int, int]]) -> Figure:
     axes.set_xlabel("token index (0 to S)", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.legend(ncols=len(level_sizes), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8, frameon=False)
+    shares = (f"level {level} {h} x {w}, {h * w / start:.0%}" for level, (h, w) in enumerate(level_sizes))
+    figure.alt = f"{start} tokens by level: {'; '.join(shares)}."
     return figure
 
 
@@ -127,4 +130,6 @@ def level_masks(masks: Sequence[Tensor], valid_ratios: Tensor) -> Figure:
         axes.set_xlabel("x (cells)", fontsize=7)
         axes.set_ylabel("y (cells)", fontsize=7)
         axes.tick_params(labelsize=6)
+    ratios = (f"level {level} w {w:.3f} h {h:.3f}" for level, (w, h) in enumerate(valid_ratios.tolist()))
+    figure.alt = f"Padding on each level, dark; valid ratios {'; '.join(ratios)}."
     return figure

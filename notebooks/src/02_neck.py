@@ -270,6 +270,8 @@ check("02.neck", TenLineNeck)
 # * GroupNorm's mean is over channels and cells of one image, padding included.
 # * Nothing is fused. Mixing levels is the encoder's work.
 #
+# Question answered here, in part: 32 (why scores depend on the batch).
+#
 # ## In other code bases
 #
 # | here | mmdetection | official | Hugging Face |

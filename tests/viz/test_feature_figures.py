@@ -5,7 +5,7 @@ import torch
 pytest.importorskip("matplotlib")
 
 from ddetr.viz.features import feature_colours, map_colours, receptive_fields, stage_parameters, width_holding
-from ddetr.viz.figures import pipeline_map
+from ddetr.viz.figures import level_masks, pipeline_map, show_images, token_counts
 
 
 def test_similar_cells_have_similar_colours():
@@ -44,3 +44,10 @@ def test_a_notebook_gets_the_words_beside_the_picture():
     data, metadata = pipeline_map(["neck"])._repr_mimebundle_()
     assert data["image/png"].startswith(b"\x89PNG")
     assert "Lit: neck." in metadata["image/png"]["alt"]
+
+
+def test_the_tours_figures_have_words_too():
+    assert token_counts([(3, 4), (2, 2)]).alt == "16 tokens by level: level 0 3 x 4, 75%; level 1 2 x 2, 25%."
+    assert show_images([torch.zeros(3, 4, 5)], ["a photo"]).alt == "Pictures: a photo."
+    ratios = torch.tensor([[0.5, 1.0]])
+    assert "level 0 w 0.500 h 1.000" in level_masks([torch.zeros(3, 4, dtype=torch.bool)], ratios).alt
