@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -34,7 +35,15 @@ PIPELINE = ("backbone", "neck", "multi_scale", "encoder", "pre_decoder", "decode
 
 
 class Figure(MatplotlibFigure):
-    """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures."""
+    """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures.
+
+    `alt` says in words what it shows, for readers who do not see it.
+    """
+
+    alt = ""
+
+    def _repr_mimebundle_(self, **_options: Any) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
+        return {"image/png": self._repr_png_()}, {"image/png": {"alt": self.alt}} if self.alt else {}
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -71,6 +80,7 @@ def pipeline_map(lit: Sequence[str] = ()) -> Figure:
         axes.text(i + 0.48, 0.5, stage, ha="center", va="center", fontsize=9, color=ink)
         if i + 1 < len(PIPELINE):
             axes.annotate("", (i + 1.05, 0.5), (i + 0.91, 0.5), arrowprops={"arrowstyle": "->", "color": "#888888"})
+    figure.alt = f"The stages of the detector in a row: {', '.join(PIPELINE)}. Lit: {', '.join(lit) or 'none'}."
     return figure
 
 
@@ -84,6 +94,7 @@ def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str]) -
         axes.set_xlabel("x (pixels)", fontsize=8)
         axes.set_ylabel("y (pixels)", fontsize=8)
         axes.tick_params(labelsize=7)
+    figure.alt = f"Pictures: {'; '.join(titles)}."
     return figure
 
 
@@ -101,6 +112,8 @@ def token_counts(level_sizes: Sequence[tuple[int, int]]) -> Figure:
     axes.set_xlabel("token index (0 to S)", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.legend(ncols=len(level_sizes), loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8, frameon=False)
+    shares = (f"level {level} {h} x {w}, {h * w / start:.0%}" for level, (h, w) in enumerate(level_sizes))
+    figure.alt = f"{start} tokens by level: {'; '.join(shares)}."
     return figure
 
 
@@ -117,4 +130,6 @@ def level_masks(masks: Sequence[Tensor], valid_ratios: Tensor) -> Figure:
         axes.set_xlabel("x (cells)", fontsize=7)
         axes.set_ylabel("y (cells)", fontsize=7)
         axes.tick_params(labelsize=6)
+    ratios = (f"level {level} w {w:.3f} h {h:.3f}" for level, (w, h) in enumerate(valid_ratios.tolist()))
+    figure.alt = f"Padding on each level, dark; valid ratios {'; '.join(ratios)}."
     return figure

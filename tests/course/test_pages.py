@@ -1,9 +1,14 @@
 """The committed notebooks are their sources, executed by this code."""
 
+import math
 import re
 
 import nbformat
 import pytest
+import torch
+
+from ddetr.course import check
+from ddetr.course.exercises import exercise_names
 
 pages = pytest.importorskip("ddetr.course.pages", reason="needs the course extra: pip install -e '.[course]'")
 NOTEBOOKS = pages.SOURCES.parent
@@ -50,6 +55,35 @@ def test_a_fresh_run_gives_the_same_text(name, committed, tmp_path):
         # Another processor rounds otherwise.
         numbers = [[float(n) for n in NUMBER.findall(text)] for text in (ours, theirs)]
         assert numbers[0] == pytest.approx(numbers[1], rel=0.05, abs=1e-3)
+
+
+def solution_cells():
+    for name in pages.page_names():
+        for cell in pages.read_page(name).cells:
+            if "solution" in cell.metadata.get("tags", []):
+                yield re.search(r'^check\("(.+?)"', cell.source, re.M)[1], cell
+
+
+def test_every_exercise_is_on_its_page_with_its_solution_folded():
+    assert sorted(name for name, _ in solution_cells()) == sorted(exercise_names())
+    for _, cell in solution_cells():
+        assert cell.metadata["jupyter"] == {"source_hidden": True, "outputs_hidden": True}
+
+
+@pytest.mark.parametrize("exercise", exercise_names())
+def test_the_pages_solution_is_right_and_its_stub_is_no_answer(exercise, capsys):
+    (solution,) = [cell.source for name, cell in solution_cells() if name == exercise]
+    page = next(name for name in pages.page_names() if name.startswith(exercise[:2]))
+    (stub,) = [
+        cell.source
+        for cell in pages.read_page(page).cells
+        if f'check("{exercise}"' in cell.source and cell.source != solution
+    ]
+    shared = {"torch": torch, "nn": torch.nn, "F": torch.nn.functional, "math": math, "check": check}
+    exec(stub, dict(shared))
+    assert f"{exercise}: not attempted yet" in capsys.readouterr().out
+    exec(solution, dict(shared))
+    assert f"{exercise}: right" in capsys.readouterr().out
 
 
 def test_an_unknown_page_is_named():
