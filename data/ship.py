@@ -52,8 +52,8 @@ def card(args: argparse.Namespace, file: Path, evaluation: Evaluation) -> str:
 
 {made_by}
 
-with seed {settings["seed"]}, at commit {args.commit}: {last["step"]} steps of {settings["batch_size"]} images in {last["minutes"]:.0f} minutes of training
-on one core of an AMD EPYC.
+with seed {settings["seed"]}, at commit {args.commit}, on one core of an AMD EPYC: {last["step"]} steps of
+{settings["batch_size"]} images in {last["minutes"]:.0f} minutes of training.
 
 Scores on the {evaluation.num_images} val images of ToyCOCO with seed {tested["seed"]}
 (`python -m ddetr data toycoco --seed {tested["seed"]}`), which neither training nor tuning saw, by pycocotools:
