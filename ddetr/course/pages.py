@@ -44,7 +44,8 @@ def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Run every cell, from `folder`; returns the page with its outputs. CellExecutionError if one fails."""
     client = NotebookClient(
         page, timeout=BUDGET_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
-        record_timing=False, extra_arguments=["--log-level=40"],  # errors only
+        record_timing=False, coalesce_streams=True,  # or a busy machine cuts a text in two
+        extra_arguments=["--log-level=40"],  # errors only
     )  # fmt: skip
     return client.execute()
 
