@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -36,6 +38,11 @@ def write_text(path: str | Path, text: str) -> None:
     """A text file, UTF-8, whole or not at all. OSError if it cannot be written; an older one is left as it was."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: str | Path, contents: Any) -> None:
+    """`contents` as JSON for people to read, by `write_text`."""
+    write_text(path, json.dumps(contents, indent=1) + "\n")
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import torch
 
 from ..checkpoints import load_pretrained
 from ..data import CocoDetection, coco_layout
-from ..files import replacing
 from ..models import DeformableDETR
 
 
@@ -137,8 +136,3 @@ def output_folder(path: str | Path, option: str = "--out") -> Path:
     except OSError as error:
         raise ValueError(f"{option}: {path} cannot be a folder to write into ({error.strerror})") from error
     return path
-
-
-def write_json(contents: Any, path: Path) -> None:
-    with replacing(path) as file:
-        file.write_text(json.dumps(contents, indent=1) + "\n")

@@ -14,10 +14,10 @@ from PIL import Image
 
 from ..data import DataError, prepare_image, read_image
 from ..engine import detect
-from ..files import replacing
+from ..files import replacing, write_json
 from ..models import DeformableDETR
 from ..viz import draw_detections
-from .common import fraction, model_arguments, output_folder, pretrained_model, write_json
+from .common import fraction, model_arguments, output_folder, pretrained_model
 
 
 def add_arguments(add: Callable) -> None:
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         with replacing(drawing) as file:
             drawn.save(file, format="PNG")
         contents = {"image": str(path), "height": picture.height, "width": picture.width, "detections": detections}
-        write_json(contents, table)
+        write_json(table, contents)
         print(f"{path}: {len(detections)} objects above {args.threshold} -> {drawing}, {table.name}")
     return 0
 

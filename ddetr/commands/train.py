@@ -21,6 +21,7 @@ from ..engine.log import tensorboard
 from ..engine.run import PRECISIONS
 from ..engine.schedule import SCHEDULES
 from ..engine.train import start_state
+from ..files import write_json
 from ..models import DeformableDETR, build_model
 from .common import (
     data_arguments,
@@ -32,7 +33,6 @@ from .common import (
     overrides,
     positive,
     positive_number,
-    write_json,
 )
 
 # What a run remembers, so that --resume repeats it; the command line's None means "not given".
@@ -131,7 +131,7 @@ def _run(args: argparse.Namespace) -> int:
             "holds the state of one (--resume goes on with a run)."
         )
     if distributed.is_main():
-        write_json(settings, out / "settings.json")
+        write_json(out / "settings.json", settings)
     state = train(model, dataset, options, out, val=val, resume=checkpoint or False, callbacks=callbacks)
     if state.stopped:
         say(f"Stopped at step {state.step}; the checkpoint is in {out}. The same command with --resume goes on.")

@@ -19,6 +19,7 @@ from torchvision.ops import box_convert
 
 from ..checkpoints import load_pretrained, shipped_file
 from ..data import DataError, ToyScene, prepare_image, toy_scene
+from ..engine.checkpoint import snapshots
 from ..files import replacing
 from ..losses import HungarianMatcher, Target
 from ..models import DeformableDETR
@@ -74,18 +75,15 @@ def shipped_timelapse() -> dict[str, np.ndarray]:
         return dict(frames)
 
 
-def snapshots(run: Path) -> list[tuple[int, Path]]:
-    """(step, file) of the weights that `--keep-every` kept, in order. DataError if there are none."""
-    files = [(int(path.stem.removeprefix("step_")), path) for path in sorted(run.glob("snapshots/step_*.safetensors"))]
-    if not files:
-        raise DataError(f"no snapshots in {run}: train with --keep-every")
-    return files
-
-
 def timelapse(run: str | Path, scene: ToyScene) -> dict[str, np.ndarray]:
-    """`look` at the scene by each snapshot of a run, the first of fresh weights; with their `steps` and `minutes`."""
+    """`look` at the scene by each snapshot of a run, the first of fresh weights; with their `steps` and `minutes`.
+
+    DataError if the run kept none.
+    """
     run = Path(run)
     files = snapshots(run)
+    if not files:
+        raise DataError(f"no snapshots in {run}: train with --keep-every")
     frames = [look(load_pretrained(file), scene) for _, file in files]
     steps = [step for step, _ in files]
     return {

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,6 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from .images import UPRIGHT, DataError, Orientation, read_image
+from .json_files import is_number, read_json
 from .transforms import Sample, as_boxes, eval_transform
 
 logger = logging.getLogger(__name__)
@@ -204,14 +203,7 @@ def read_coco_json(path: Path, object_hook: Callable[[dict], Any] | None = None)
     Raises:
         DataError: the file is not there, not JSON or not in COCO's format; says what is wrong and where.
     """
-    try:
-        contents = json.loads(path.read_text(encoding="utf-8"), object_hook=object_hook)
-    except FileNotFoundError:
-        raise DataError(f"no annotation file {path}") from None
-    except (ValueError, RecursionError) as error:  # not text, not JSON, or a number of thousands of digits
-        raise DataError(f"{path} is not JSON: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    contents = read_json(path, f"no annotation file {path}", object_hook)
     if object_hook and isinstance(contents, dict):
         for section in _REQUIRED:
             if isinstance(contents.get(section), list):
@@ -294,19 +286,14 @@ def _check_entry(entry: Any, required: dict[str, type], where: str) -> None:
         if kind is int and not _is_id(entry[key]):
             raise DataError(f"{where}: '{key}' must be below 2**63; got {entry[key]!r:.60}")
     for side in ("width", "height"):
-        if side in entry and not (_is_number(entry[side]) and entry[side] > 0):
+        if side in entry and not (is_number(entry[side]) and entry[side] > 0):
             raise DataError(f"{where}: '{side}' must be a positive number; got {entry[side]!r:.60}")
     if not (entry.get("iscrowd") is None or entry["iscrowd"] in (0, 1)):  # "0" would be true
         raise DataError(f"{where}: 'iscrowd' must be 0 or 1; got {entry['iscrowd']!r:.60}")
     if not (entry.get("id") is None or _is_id(entry["id"])):
         raise DataError(f"{where}: 'id' must be int; got {entry['id']!r:.60}")
-    if "bbox" in required and not (len(entry["bbox"]) == 4 and all(map(_is_number, entry["bbox"]))):
+    if "bbox" in required and not (len(entry["bbox"]) == 4 and all(map(is_number, entry["bbox"]))):
         raise DataError(f"{where}: bbox must be four finite numbers x, y, width, height; got {entry['bbox']!r:.60}")
-
-
-def _is_number(value: Any) -> bool:
-    """Finite, as a float too: JSON's whole numbers can be larger than any."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_id(value: Any) -> bool:
@@ -330,7 +317,7 @@ def _complete(contents: dict[str, Any], path: Path) -> None:
     for annotation in contents["annotations"]:
         _, _, w, h = annotation["bbox"]
         annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
-        if not _is_number(annotation.get("area")):
+        if not is_number(annotation.get("area")):
             annotation["area"] = w * h
         empty += w <= 0 or h <= 0
     if empty:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..files import replacing
+from ..files import write_json
 from .images import DataError
 
 SPLITS = ("train", "val")
@@ -68,8 +68,7 @@ class Manifest:
     def write(self, path: Path) -> None:
         """As JSON, a line for each photo. OSError if it cannot be written."""
         contents = {"format": _FORMAT, "command": self.command(), **dataclasses.asdict(self)}
-        with replacing(path) as file:
-            file.write_text(json.dumps(contents, indent=1) + "\n", encoding="utf-8")
+        write_json(path, contents)
 
 
 def read_manifest(path: str | Path) -> Manifest:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from ..files import replacing
+from ..files import replacing, write_text
 from .coco import clip_boxes, read_coco_json
 from .coco_choice import Plan, plan_split
 from .coco_manifest import SPLITS, Manifest, fingerprint, read_manifest
@@ -172,8 +172,7 @@ class _Making:
             self._collect(split, plan, [other for other in plans.values() if other is not plan])
         contents = {split: self._subset_of(plan) for split, plan in plans.items()}
         for split, subset in contents.items():
-            with replacing(self._annotation_file(split)) as file:
-                file.write_text(json.dumps(subset), encoding="utf-8")
+            write_text(self._annotation_file(split), json.dumps(subset))
         photos = {s: {i: self.done[s, i] for i in sorted(plans[s].chosen)} if s in plans else {} for s in SPLITS}
         prints = {s: fingerprint(contents[s]["annotations"] if s in contents else []) for s in SPLITS}
         replace(self.wanted, photos=photos, annotations=prints).write(self.out / MANIFEST)

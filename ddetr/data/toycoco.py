@@ -21,7 +21,7 @@ from pycocotools import mask as rle
 from tqdm import tqdm
 
 from ..config import did_you_mean
-from ..files import write_text
+from ..files import write_json, write_text
 from .coco_categories import COCO_NAMES
 from .images import DataError
 from .toy.backgrounds import Noise, background
@@ -114,7 +114,7 @@ def make_toycoco(
 
 def _draw_set(out: Path, settings: dict[str, Any], ids: list[int], workers: int, progress: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _SETTINGS, json.dumps(settings, indent=1) + "\n")
+    write_json(out / _SETTINGS, settings)
     counts = {split: settings[split] for split in _SPLITS}
     with tqdm(total=sum(counts.values()), desc="ToyCOCO", unit="image", disable=not progress) as bar:
         sets = {
@@ -265,11 +265,10 @@ def _add_object(chance: Chance, canvas: np.ndarray, objects: list[_Object], ids:
             x, y, size, chance.between(-look.turn, look.turn), look.mirrored and chance.happens(0.5),
             chance.between(0.88, 1.14),
         )  # fmt: skip
-        shapes = place(sketch, at)
-        parts = rasterise(shapes, height, width)
+        parts = rasterise(place(sketch, at), height, width)
         mask = outline_of(parts, height, width)
         if mask.sum() >= _LEAST_PIXELS and all(_still_seen(item, mask) for item in objects):
-            _paint_with_shadow(chance, canvas, shapes, parts, at, light)
+            _paint_with_shadow(chance, canvas, parts, at, light)
             _hide_behind(objects, mask)
             objects.append(_Object(category_id, mask, int(mask.sum()), crowd=False))
             return
@@ -305,11 +304,9 @@ def _hide_behind(objects: list[_Object], mask: np.ndarray) -> None:
         item.visible[mask] = False
 
 
-def _paint_with_shadow(
-    chance: Chance, canvas: np.ndarray, shapes: list[Shape], parts: list[Part], at: Placement, light: Light
-) -> None:
+def _paint_with_shadow(chance: Chance, canvas: np.ndarray, parts: list[Part], at: Placement, light: Light) -> None:
     if chance.happens(0.6):
-        points = np.concatenate([contour for shape in shapes if shape.solid for contour in shape.contours])
+        points = np.concatenate([contour for shape, _ in parts if shape.solid for contour in shape.contours])
         (x0, _), (x1, y1) = points.min(0), points.max(0)
         x, rx = (x0 + x1) / 2 + at.size * chance.between(-0.15, 0.15), (x1 - x0) / 2
         rings = [

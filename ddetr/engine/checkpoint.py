@@ -34,6 +34,12 @@ def snapshot_path(out: Path, step: int) -> Path:
     return out / "snapshots" / f"step_{step:06d}.safetensors"
 
 
+def snapshots(out: Path) -> list[tuple[int, Path]]:
+    """(step, file) of the weights that were kept, in order."""
+    named = [(path.stem.removeprefix("step_"), path) for path in (out / "snapshots").glob("step_*.safetensors")]
+    return sorted((int(number), path) for number, path in named if number.isdigit())
+
+
 def read_training_state(path: Path) -> dict[str, Any]:
     """What `save_run` wrote as checkpoint.pt. FileNotFoundError, or CheckpointError if it is something else."""
     if not path.is_file():
@@ -94,7 +100,6 @@ def remove_leftovers(out: Path, step: int) -> None:
             path.unlink()
     for path in (out / "snapshots").glob(".step_*"):
         path.unlink()
-    for path in (out / "snapshots").glob("step_*.safetensors"):
-        number = path.stem.removeprefix("step_")
-        if number.isdigit() and int(number) > step:
+    for number, path in snapshots(out):
+        if number > step:
             path.unlink()

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..files import disk_errors, replacing
+from ..files import disk_errors, write_text
 from .run import Callback, TrainState
 
 
@@ -33,8 +33,7 @@ class RunLog:
             kept = [line for line in lines if _step_of(line) <= state.step]
             evaluations = [parsed for line in kept if (parsed := json.loads(line)).get("kind") == "eval"]
             self.evaluation = evaluations[-1] if evaluations else None
-        with replacing(path) as file:
-            file.write_text("".join(line + "\n" for line in kept))
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, kind: str, **values: Any) -> None:
         """Append a line with `kind`, `step`, `minutes` and the values; numbers that are not finite become null."""

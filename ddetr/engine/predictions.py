@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..data import DataError
+from ..data.json_files import is_number, read_json
 from ..files import replacing
 from .scores import Evaluation
 
@@ -72,14 +72,7 @@ def read_predictions(path: str | Path) -> Predictions:
     Raises:
         DataError: no such file, not JSON, or not of this form; says what is wrong and where.
     """
-    try:
-        contents = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"no predictions at {path}") from None
-    except (ValueError, RecursionError) as error:  # not text, not JSON, or a number of thousands of digits
-        raise DataError(f"{path} is not JSON: {error}") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    contents = read_json(path, f"no predictions at {path}")
     if isinstance(contents, list):
         contents = {"results": contents}
     if not isinstance(contents, dict) or not isinstance(contents.get("results"), list):
@@ -97,11 +90,11 @@ def _check_result(result: Any, where: str) -> None:
     for key in ("image_id", "category_id"):
         if not _is_whole(result.get(key)):
             raise DataError(f"{where}: '{key}' must be a whole number; got {result.get(key)!r:.60}")
-    if not _is_number(result.get("score")):
+    if not is_number(result.get("score")):
         raise DataError(f"{where}: 'score' must be a finite number; got {result.get('score')!r:.60}")
     bbox = result.get("bbox")
     # pycocotools would take a box of NaN for a perfect one: no overlap with it is below any threshold.
-    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
+    if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(is_number, bbox))):
         raise DataError(f"{where}: 'bbox' must be four finite numbers x, y, width, height; got {bbox!r:.60}")
 
 
@@ -123,7 +116,3 @@ def _check_about(predictions: Predictions, path: str | Path) -> None:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
