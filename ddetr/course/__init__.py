@@ -1,5 +1,6 @@
-"""What the notebooks need besides the package: checks of the exercises, and building the pages."""
+"""What the notebooks need besides the package: the exercises' checks, the doctor, the trace as a table, the pages."""
 
 from .check import check
+from .doctor import doctor
 
-__all__ = ["check"]
+__all__ = ["check", "doctor"]
