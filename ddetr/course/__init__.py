@@ -2,5 +2,6 @@
 
 from .check import check
 from .doctor import doctor
+from .trace import trace_table
 
-__all__ = ["check", "doctor"]
+__all__ = ["check", "doctor", "trace_table"]
