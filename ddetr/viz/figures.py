@@ -84,9 +84,9 @@ def pipeline_map(lit: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str]) -> Figure:
-    """Pictures side by side, in pixels: PIL images, or tensors (3, H, W) as the model takes them."""
-    figure = Figure(figsize=(3.2 * len(images), 3.2), layout="constrained")
+def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str], width: float = 3.2) -> Figure:
+    """Pictures side by side, in pixels: PIL images, or tensors (3, H, W) as the model takes them; `width` in inches."""
+    figure = Figure(figsize=(width * len(images), width), layout="constrained")
     for axes, image, title in zip(figure.subplots(1, len(images), squeeze=False)[0], images, titles, strict=True):
         pixels = denormalize_image(image).permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
         axes.imshow(pixels)
