@@ -137,7 +137,7 @@ SAMPLING_LOCATIONS = Exercise(
             "You hold the points inside the map. They may leave it, and read zero there.",
         ),
     ),
-    "Offsets in cells make one network fit any image: one cell of level 3 is 64 pixels, whatever the size.",
+    "Offsets in cells make one network fit any image: one cell of level 3 is about 64 pixels, whatever the size.",
 )
 
 
