@@ -67,7 +67,7 @@ def draw(state: RefinementState) -> Figure:
     H, W = pixels.shape[:2]
     scale = torch.tensor([W, H, W, H])
     rows, columns = len(objects), len(state.stages)
-    figure = Figure(figsize=(2.2 * columns, 2.35 * rows + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.85 * columns, 2.1 * rows + 0.3), layout="constrained")
     sentences = []
     for row, i in zip(figure.subplots(rows, columns, squeeze=False), objects, strict=True):
         boxes = torch.stack([boxes[i] for _, boxes in state.stages])
@@ -100,7 +100,7 @@ def proposals(
     pixels = denormalize_image(image).permute(1, 2, 0).numpy()
     H, W = pixels.shape[:2]
     ringed = torch.zeros(len(boxes), dtype=torch.bool).index_fill(0, chosen, True)
-    figure = Figure(figsize=(2.9 * len(sizes), 2.9), layout="constrained")
+    figure = Figure(figsize=(2.5 * len(sizes), 2.6), layout="constrained")
     panels, sentences = figure.subplots(1, len(sizes), squeeze=False)[0], []
     for level, (axes, own, ok, ring) in enumerate(
         zip(panels, boxes.split(sizes), valid.split(sizes), ringed.split(sizes), strict=True)
@@ -146,7 +146,7 @@ def box_panels(image: Tensor, groups: dict[str, Tensor]) -> Figure:
     """The same picture with each group's boxes (n, 4), (cx, cy, w, h) in [0, 1]; image (3, H, W)."""
     pixels = denormalize_image(image).permute(1, 2, 0).numpy()
     H, W = pixels.shape[:2]
-    figure = Figure(figsize=(3.6 * len(groups), 2.9), layout="constrained")
+    figure = Figure(figsize=(3.2 * len(groups), 2.6), layout="constrained")
     sentences = []
     for axes, (title, boxes) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         _picture(axes, pixels, (0, 0, W, H))
