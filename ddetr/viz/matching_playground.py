@@ -31,7 +31,7 @@ def matching_playground(start: MatchingState) -> Sandbox:
         boxes=(box_convert(_tensor(start.boxes), "cxcywh", "xyxy") * scale).tolist(),
         labels=[str(name) for name in start.queries or range(len(start.boxes))],
         colours=[LINE_STYLES[1 + n % 6][0] for n in range(len(start.boxes))],
-        image=buffer.getvalue(), step=4, max_width=360, title="Predicted boxes: drag them",
+        image=buffer.getvalue(), step=2, max_width=360, title="Predicted boxes: drag them",
     )  # fmt: skip
     sliders = {
         name: FloatSlider(value=weight, min=0, max=10, step=0.5, description=name)

@@ -108,7 +108,7 @@ def _cost_cases() -> list[Case]:
     def random(queries: int, objects: int) -> tuple[Tensor]:
         return (torch.rand(queries, objects, generator=generator) * 8 - 4,)
 
-    # Greedy takes 1 and is left with 9; 2 + 3 is cheaper. And one query is the best for both objects.
+    # Greedy takes 1 and then pays 7; 3 + 2 is cheaper.
     return [
         Case("the page's, 3 x 2", (torch.tensor([[1.0, 2.0], [3.0, 9.0], [8.0, 7.0]]),)),
         Case("3 x 2, one query is the best for both", (torch.tensor([[0.0, 0.5], [4.0, 4.0], [5.0, 0.9]]),)),
