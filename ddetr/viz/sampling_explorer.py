@@ -1,6 +1,6 @@
 """The sampling explorer: a widget that shows where each token and query looks, under the reader's hand.
 
-Python computes once; the front end (`sampling_explorer.js`, one plain module) then answers every move by itself.
+Python computes once; the front end (`sampling_*.js`, one plain module) then answers every move by itself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,15 @@ from .sampling_view import PARTS, SamplingView, check_index, token_at
 
 _HERE = Path(__file__).parent
 
-_CAPTION = (
-    "A still picture of the sampling explorer: run this cell in JupyterLab, Notebook 7 or VS Code to move the points."
-)
+_CAPTION = "A still picture of the sampling explorer: run this cell in JupyterLab, Notebook 7 or VS Code to move it."
+
+
+def _read(*names: str) -> str:
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+
+
+_MODULE = _read("sampling_data.js", "sampling_paint.js", "sampling_controls.js", "sampling_explorer.js")
+_STYLE = _read("sampling_explorer.css")
 
 
 class ChoiceError(ValueError, traitlets.TraitError):
@@ -75,8 +81,8 @@ class SamplingExplorer(anywidget.AnyWidget):
         ValueError: a model in training mode, an image that does not fit, or a choice that does not exist.
     """
 
-    _esm = _HERE / "sampling_explorer.js"
-    _css = _HERE / "sampling_explorer.css"
+    _esm = _MODULE
+    _css = _STYLE
 
     part = traitlets.Unicode("encoder").tag(sync=True)
     layer = traitlets.Int(0).tag(sync=True)
@@ -334,8 +340,6 @@ def _packed(view: SamplingView, part: str, layer: int) -> dict[str, Any]:
 
 def _page(data: dict[str, Any]) -> str:
     """One page with everything in it: the module, its style, and the data as JSON, in which no `<` can close a tag."""
-    module = (_HERE / "sampling_explorer.js").read_text(encoding="utf-8")
-    style = (_HERE / "sampling_explorer.css").read_text(encoding="utf-8")
     safe = json.dumps(data).replace("<", "\\u003c")
     size = f"{data['scene']['size'][1]} x {data['scene']['size'][0]} pixels"
     return f"""<!DOCTYPE html>
@@ -348,7 +352,7 @@ def _page(data: dict[str, Any]) -> str:
 :root {{ color-scheme: light dark; }}
 body {{ margin: 1rem auto; max-width: 1100px; padding: 0 1rem; font-family: system-ui, sans-serif;
   background: light-dark(#ffffff, #16181c); color: light-dark(#1b1b1b, #e8e8e8); }}
-{style}
+{_STYLE}
 </style>
 </head>
 <body>
@@ -357,7 +361,7 @@ body {{ margin: 1rem auto; max-width: 1100px; padding: 0 1rem; font-family: syst
 <noscript>This page draws with JavaScript; nothing is loaded from anywhere.</noscript>
 <script type="application/json" id="data">{safe}</script>
 <script type="module">
-{module}
+{_MODULE}
 const data = JSON.parse(document.getElementById("data").textContent);
 render({{ model: modelOf(data), el: document.getElementById("explorer") }});
 </script>

@@ -1,8 +1,9 @@
 """A `SamplingView` as compact bytes for the explorer's front end. Pure functions: data in, bytes out.
 
-A layer is three arrays, one after the other, little-endian: reference points (N, R, 2 | 4) float32, places (N, M, L, P, 2)
-int16, weights (N, M, L, P) uint16. Both kinds of places are in [0, 1] of the image without padding; R is 1 where a row
-looks from one place on all levels, else L. That makes 6 bytes a point, 768 a token with 8 heads, 4 levels, 4 points.
+A layer is three arrays, one after the other, little-endian: reference points (N, R, 2 | 4) float32, places
+(N, M, L, P, 2) int16, weights (N, M, L, P) uint16. Both kinds of places are in [0, 1] of the image without padding; R
+is 1 where a row looks from one place on all levels, else L. That is 6 bytes a point: 776 bytes a token, with its
+reference point, at 8 heads, 4 levels and 4 points.
 """
 
 from __future__ import annotations
