@@ -200,6 +200,7 @@ function render({ model, el }) {
     want(state.part, state.layer);
     const layer = layers.get(`${state.part}${state.layer}`);
     if (!layer) {
+      tween = null;
       const there = scene.parts[state.part][state.layer] ?? null;
       say(there === null ? `${state.part} layer ${state.layer} is not in this page.`
         : `Loading ${state.part} layer ${state.layer} (${(there / 1e6).toFixed(1)} MB) …`);
