@@ -63,7 +63,7 @@ def sampling_points(
 
     A point has the colour of its level; its area and its opacity grow with its weight, by one scale for all heads and
     levels of this row. The reference point is a green cross with its box, if it has one; a query's predicted box is
-    dashed. Hollow points read zero, on padding or outside the map; those too far outside to be drawn are counted.
+    dashed. Hollow points lie on padding or outside the map, which read zero; those too far out to be drawn are counted.
 
     Args:
         view: the image and its points.
@@ -241,7 +241,7 @@ def _legend(
         for share in (1.0, 0.25):
             handles.append(dot(share, color="#888888", alpha=0.4 + 0.6 * share, label=f"weight {share * heaviest:.3f}"))
     if (points.where != ON_IMAGE).any():
-        handles.append(dot(0.25, markerfacecolor="none", markeredgecolor="#888888", label="hollow: reads zero"))
+        handles.append(dot(0.25, markerfacecolor="none", markeredgecolor="#888888", label="hollow: not on the image"))
     rim = [withStroke(linewidth=3, foreground="black")]
     cross_line = {"marker": "+", "linestyle": "none", "markersize": 9, "markeredgewidth": 2, "path_effects": rim}
     handles.append(Line2D([], [], color=REFERENCE_COLOUR, label="reference point", **cross_line))

@@ -6,7 +6,7 @@ const CHOICES = [
   "part", "layer", "token", "query", "heads", "levels", "heaviest", "weights", "lines", "grid", "point", "pinned",
   "threshold", "playing",
 ];
-const WHERE = ["on the image", "on padding: reads zero", "outside the map: reads zero"];
+const WHERE = ["on the image", "on padding", "outside the map"];
 const SIDE = 260; // CSS pixels, the panel beside the image with its gap
 const PREFETCH = 16e6; // bytes: encoders up to this size are fetched whole, larger ones layer by layer
 
@@ -265,7 +265,8 @@ function render({ model, el }) {
       put(fields.pixel, `${point.x.toFixed(1)}, ${point.y.toFixed(1)}`);
       put(fields.normalised, `${place.nx.toFixed(4)}, ${place.ny.toFixed(4)}`);
       put(fields.cell, `${place.column.toFixed(2)}, ${place.row.toFixed(2)}`);
-      put(fields.where, WHERE[point.where]);
+      const read = geo.corners(point.level, point.x, point.y).reduce((sum, c) => sum + (c.where === 0 ? c.share : 0), 0);
+      put(fields.where, `${WHERE[point.where]}: ${Math.round(100 * read)}% of it reads image`);
     } else {
       for (const name of ["point", "weight", "pixel", "normalised", "cell", "where"]) put(fields[name], "–");
     }
