@@ -387,11 +387,10 @@ function render({ model, el }) {
   }
   root.addEventListener("keydown", (event) => {
     const command = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph");
-    if (!scene || command || event.target === controls.heaviest) return;
-    if ((event.target === base && onCanvas(event)) || anywhere(event)) {
-      event.preventDefault();
-      event.stopPropagation();
-    }
+    if (!scene || command) return;
+    if (event.key !== "Tab" && event.key !== "Escape") event.stopPropagation(); // a notebook has shortcuts of its own
+    if (event.target === controls.heaviest) return;
+    if ((event.target === base && onCanvas(event)) || anywhere(event)) event.preventDefault();
   });
   base.addEventListener("pointermove", hover);
   base.addEventListener("click", click);

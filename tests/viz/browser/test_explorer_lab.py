@@ -179,8 +179,8 @@ def test_in_jupyterlab(page, lab, view, screenshot):
 
     # JupyterLab's theme, whatever the system's is.
     page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.get_by_role("menuitem", name="Theme", exact=True).hover()
-    page.get_by_role("menuitem", name="JupyterLab Dark", exact=True).click()
+    page.locator(".lm-Menu-itemLabel").get_by_text("Theme", exact=True).first.hover()
+    page.locator(".lm-Menu-itemLabel").get_by_text("JupyterLab Dark", exact=True).click()
     driver.wait(theme="dark")
     driver.root.scroll_into_view_if_needed()
     driver.settle()
