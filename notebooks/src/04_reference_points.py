@@ -345,6 +345,7 @@ def to_neighbour(points):  # (Q, 2) -> each point's distance to the nearest othe
 
 with torch.no_grad():
     fresh = build_model(model.config).queries(1).reference_points[0]
+assert to_neighbour(learned[0]).min() > to_neighbour(fresh).median()
 for name, distances in (("fresh", to_neighbour(fresh)), ("trained", to_neighbour(learned[0]))):
     print(f"{name:8} distance to the nearest neighbour: {distances.min():.3f} to {distances.max():.3f}")
 
@@ -355,6 +356,7 @@ for name, distances in (("fresh", to_neighbour(fresh)), ("trained", to_neighbour
 found = scores > 0.3
 from_box = torch.cdist(boxes[found, :2], learned[0])  # box centre to every reference point
 ranks = (from_box < from_box.gather(1, found.nonzero())).sum(1) + 1
+assert (ranks == 1).float().mean() > 0.5
 print("rank of the finder among 50, by distance:", ranks.tolist())
 
 # %% [markdown]
