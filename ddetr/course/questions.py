@@ -108,8 +108,8 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(25, "Can two-stage do without refinement?", {9: "Two-stage without refinement?"}),
     ),
     "Data, matching, training": (
-        Question(26, "80, 90 or 91 classes? Do labels begin at 0 or at 1?", {10: ""}),
-        Question(27, "What does an image without any object teach?", {10: ""}),
+        Question(26, "80, 90 or 91 classes? Do labels begin at 0 or at 1?", {10: "80, 90 or 91 classes"}),
+        Question(27, "What does an image without any object teach?", {10: "An image without objects"}),
         Question(28, "The loss goes down and AP stays at 0. What now?", {11: "", 13: ""}),
         Question(29, "Why do all images get the same boxes?", {11: "", 13: ""}),
         Question(30, "How do I fine-tune on classes of my own, and which weights start afresh?", {11: ""}),
@@ -119,7 +119,11 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             "Why is AP another one with evaluation batch 2 than with 1?",
             {3: "Does an image see its neighbour?", 2: "GroupNorm", 12: ""},
         ),
-        Question(33, "The GIoU assertion fails, or the loss becomes NaN. Where does it begin?", {10: ""}),
+        Question(
+            33,
+            "The GIoU assertion fails, or the loss becomes NaN. Where does it begin?",
+            {10: "NaN, and the GIoU assertion"},
+        ),
         Question(
             34,
             "Why does the memory that a batch needs swing so much?",
