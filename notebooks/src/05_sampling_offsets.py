@@ -23,7 +23,7 @@ from ddetr.data import prepare_image, toy_scene
 from ddetr.engine.schedule import Recipe
 from ddetr.models.deform_attention import MSDeformAttn
 from ddetr.ops import bilinear_sample, choose_backend, ms_deform_attn
-from ddetr.viz import figures, offsets, sampling
+from ddetr.viz import coordinate_sandboxes, figures, offsets, sampling
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
@@ -161,20 +161,20 @@ check("05.attention_weights", attention_weights)
 # ## Divide by (W, H)
 #
 # Offsets count cells; the operator wants [0, 1]. So each is divided by its level's (W, H). **Predict**: four cells to
-# the right, is that equally far in the image on all levels?
+# the right, is that equally far in the image on all levels? **Touch**: drag the reference point.
 
 # %%
 sizes = tuple(trace.level_sizes)
-playground = offsets.OffsetsState(reference=(0.55, 0.5), level_sizes=sizes)
-display(offsets.draw(playground))
+coordinate_sandboxes.offsets_sandbox(image, sizes)
 
 # %% [markdown]
 # No. On level 0 it is a seventh of the image's width, on level 3 all of it. Near and fine, far and coarse. Hollow
-# points are outside. Change `reference`, `stretch` or `head`, and draw again.
+# points are outside.
 #
 # **Break it.** `spatial_shapes` are (H, W). Divide by them as they come:
 
 # %%
+playground = offsets.OffsetsState(reference=(0.5, 0.5), level_sizes=sizes)
 display(offsets.draw(playground._replace(swapped=True, head=0)))
 h, w = sizes[0]
 print(f"level 0: head 0's last point, meant for 4 cells to the right, goes {4 / h * w:.1f}")
@@ -236,7 +236,7 @@ print(f"the last point of every head: {outermost.min():.2f} box sides from the c
 # %% [markdown]
 # On the border of the box, half a side from its centre: P makes the last ring 1, and 0.5 takes half of the side.
 # Without the two the star would be eight boxes wide. It is the same on all levels: a box says how large its object is,
-# so the level need not.
+# so the level need not. *(To drag the box: `coordinate_sandboxes.offsets_sandbox(image, sizes, box)`.)*
 #
 # ### Exercise: locations in a box
 #
