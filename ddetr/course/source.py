@@ -20,12 +20,14 @@ def excerpt(file: str, name: str) -> str:
     for first, line in enumerate(lines):
         if pattern.match(line) and (last := _end(lines, first)) is not None:
             first = _start(lines, first)
-            indent = min(
-                len(text) - len(text.lstrip()) for text in lines[first : last + 1] if text.strip() and text[0] != "#"
-            )
-            head = f"// csrc/{file}, line {first + 1}"
-            return "\n".join([head, *(text if text[:1] == "#" else text[indent:] for text in lines[first : last + 1])])
+            return "\n".join([f"// csrc/{file}, line {first + 1}", *_dedent(lines[first : last + 1])])
     raise ValueError(f"csrc/{file} defines no {name!r}")
+
+
+def _dedent(lines: list[str]) -> list[str]:
+    """Without the indentation that all have in common; what is for the preprocessor stays at the margin."""
+    indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip() and not line.startswith("#"))
+    return [line if line.startswith("#") else line[indent:] for line in lines]
 
 
 def _end(lines: list[str], first: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,7 +54,7 @@ def draw(state: ConventionState) -> Figure:
     right.set_title("how far align_corners=True is off", fontsize=9)
     label_axes(right, "x (share of the map)", "error (pixels of the image)")
     figure.alt = (
-        f"A row of {cells} cells. Asked for x = {x:g}, align_corners=False reads at {places[0]:.3f} cells from the left "
+        f"A row of {cells} cells. For x = {x:g}, align_corners=False reads at {places[0]:.3f} cells from the left "
         f"edge, align_corners=True at {places[1]:.3f}. On the image that is up to half a stride at the borders: "
         f"{', '.join(f'level {level} {stride // 2} pixels' for level, stride in enumerate(STRIDES))}; nothing in the "
         "middle."
@@ -63,13 +62,11 @@ def draw(state: ConventionState) -> Figure:
     return figure
 
 
-def border(
-    places: Sequence[float] | Tensor, values: Sequence[float] | Tensor, slopes: Sequence[float] | Tensor
-) -> Figure:
+def border(places: Tensor, values: Tensor, slopes: Tensor) -> Figure:
     """What a map of ones reads near its edge at 0, and its slope; places in cells."""
     figure = Figure(figsize=(7.5, 2.3), layout="constrained")
     axes = figure.subplots()
-    places, values, slopes = (np.asarray(numbers) for numbers in (places, values, slopes))
+    places, values, slopes = (numbers.detach().numpy() for numbers in (places, values, slopes))
     axes.axvspan(places.min(), 0, facecolor="#eeeeee", hatch="///", edgecolor="#cccccc")
     axes.plot(places, values, color=LEVEL_COLOURS[0], label="what is read")
     axes.plot(places, slopes, color="#D55E00", linestyle="dashed", label="its slope: the gradient of the place")
