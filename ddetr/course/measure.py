@@ -23,7 +23,7 @@ class Cost(NamedTuple):
 def measure(run: Callable[[], Any], repeats: int = 3) -> Cost:
     """Run it once to count memory, which also warms up, then `repeats` times against the clock."""
     peak = peak_bytes(run)
-    return Cost(min(_seconds(run) for _ in range(repeats)), peak)
+    return Cost(min(seconds(run) for _ in range(repeats)), peak)
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:
@@ -37,7 +37,8 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     return counter.peak
 
 
-def _seconds(run: Callable[[], Any]) -> float:
+def seconds(run: Callable[[], Any]) -> float:
+    """How long one call takes, a GPU's work included."""
     _wait()
     started = time.perf_counter()
     run()

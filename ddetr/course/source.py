@@ -37,7 +37,7 @@ def _end(lines: list[str], first: int) -> int | None:
         code = line.split("//")[0]
         depth += code.count("{") - code.count("}")
         if depth == 0 and "}" in code and re.search(r"\{", "".join(lines[first : number + 1])):
-            return number if re.search(r"\}\s*;?\s*$", code) else None
+            return number if re.search(r"\}\s*\)?\s*;?\s*$", code) else None
         if depth == 0 and code.rstrip().endswith(";"):
             return None
     return None
