@@ -19,13 +19,14 @@ def curves(tokens: Sequence[int], costs: dict[str, Sequence[tuple[float, int]]],
     for (name, line), (colour, style) in zip(costs.items(), LINE_STYLES, strict=False):
         if len(line) > len(tokens):
             raise ValueError(f"{name} has {len(line)} costs for {len(tokens)} numbers of tokens")
+        if not line:
+            continue  # not measured here
         at = tokens[: len(line)]
         times, peaks = [1e3 * seconds for seconds, _ in line], [peak / 1e6 for _, peak in line]
         left.plot(at, times, marker="o", color=colour, linestyle=style, label=name)
         if any(peaks):
             right.plot(at, peaks, marker="o", color=colour, linestyle=style, label=name)
-        if line:
-            sentences.append(f"{name} {times[-1]:.3g} ms and {peaks[-1]:.3g} MB at {at[-1]} tokens")
+        sentences.append(f"{name} {times[-1]:.3g} ms and {peaks[-1]:.3g} MB at {at[-1]} tokens")
     for axes, unit in ((left, "milliseconds"), (right, "peak memory (MB)")):
         axes.set(xscale="log", yscale="log")
         axes.set_xticks(tokens, [str(n) for n in tokens])

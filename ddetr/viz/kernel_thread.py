@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -110,8 +111,9 @@ def collisions(counts: Sequence[Tensor], title: str) -> Figure:
     most = max(int(count.max()) for count in counts)
     for level, (axes, count) in enumerate(zip(panels, counts, strict=True)):
         h, w = count.shape
-        picture = axes.imshow(count.numpy(), cmap="magma", vmin=0, vmax=most, extent=(0, w, h, 0))
+        picture = axes.imshow(count.numpy(), cmap="magma", norm=PowerNorm(0.5, 0, most), extent=(0, w, h, 0))
         axes.set_title(f"level {level}: up to {int(count.max())}", fontsize=9)
+        _whole_ticks(axes)
         _frame(axes, level)
         label_axes(axes, "x (cells)", "y (cells)")
     bar = figure.colorbar(picture, ax=panels)
@@ -128,10 +130,11 @@ def warp_reads(layouts: dict[str, Sequence[int]], bytes_each: int = 4, sector: i
 
     layouts: the byte addresses of the numbers read, each `bytes_each` wide, for each title.
     """
-    figure = Figure(figsize=(9, 1.0 + 0.9 * len(layouts)), layout="constrained")
-    panels = figure.subplots(len(layouts), 1, squeeze=False)[:, 0]
     used = {title: _sectors(addresses, bytes_each, sector) for title, addresses in layouts.items()}
     columns = 32
+    rows = [math.ceil(len(sectors) / columns) for sectors in used.values()]
+    figure = Figure(figsize=(9, 0.3 * sum(rows) + 0.4 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=rows)[:, 0]
     for axes, (title, sectors) in zip(panels, used.items(), strict=True):
         for i, places in enumerate(sectors.values()):
             x, y = i % columns, i // columns
@@ -139,7 +142,7 @@ def warp_reads(layouts: dict[str, Sequence[int]], bytes_each: int = 4, sector: i
             for place in places:
                 part = 0.9 * bytes_each / sector
                 axes.add_patch(Rectangle((x + 0.9 * place / sector, y), part, 0.8, facecolor=LEVEL_COLOURS[0]))
-        axes.set(xlim=(-0.2, columns + 0.2), ylim=(max(3.9, len(sectors) / columns), -0.1))
+        axes.set(xlim=(-0.2, columns + 0.2), ylim=(math.ceil(len(sectors) / columns), -0.1))
         axes.axis("off")
         axes.set_title(f"{title}: {_share(sectors, bytes_each, sector)}", fontsize=9, loc="left")
     figure.alt = (

@@ -58,7 +58,7 @@ print(f"value {tuple(value.shape)} · query {q}, head {m}: {L * P} points")
 
 # %% [markdown]
 # The paper's equation 3, for one head of one query: over all levels and points, add up weight times the value at the
-# location. A location falls between four cells, so it reads their mean, the nearer the more.
+# location. A location falls between four cells and reads their mean, the nearer the more.
 
 
 # %%
@@ -85,7 +85,6 @@ def reads(b, q, m):  # every (token, level, point, share) of one head of one que
                 yield starts[level] + row * w + column, level, p, share
 
 
-# %%
 by_hand = torch.zeros(D)
 for token, level, p, share in reads(0, q, m):
     by_hand += weights[0, q, m, level, p] * share * value[0, token, m]  # (D,)
@@ -96,11 +95,12 @@ count = len(list(reads(0, q, m)))
 print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_hand - package).abs().max():.0e}")
 
 # %% [markdown]
-# At most 16 points x 4 corners x 16 channels = 1024; corners outside the map are not there to be read. That sum is
-# the whole operator. Step through it: set `point` to anything from 0 to 15.
+# At most 16 points x 4 corners x 16 channels = 1024, less what lies outside the map. That sum is the whole operator.
+# Step through it: set `point` to anything from 0 to 15.
 
 # %%
-state = kernel_thread.ThreadState(sizes, locations[0, q, m], weights[0, q, m], 9, "forward", q, m, (8, 12))
+point = 9
+state = kernel_thread.ThreadState(sizes, locations[0, q, m], weights[0, q, m], point, "forward", q, m, (8, 12))
 display(kernel_thread.draw(state))
 
 # %% [markdown]
@@ -137,7 +137,7 @@ check("06.bilinear_sample", bilinear_sample)
 # %% [markdown]
 # ## Is grid_sample the same thing?
 #
-# PyTorch has a function that reads maps at fractional places. One call a level, then the weights:
+# PyTorch has a function that reads maps between cells. One call a level, then the weights:
 
 # %%
 samples = []
@@ -152,8 +152,8 @@ torch.testing.assert_close(summed, out)
 print(f"largest deviation: {(summed - out).abs().max():.0e}")
 
 # %% [markdown]
-# Yes. The package has four such back ends: Python loops, which define what is right; `grid_sample`; C++; CUDA. All four must agree, in
-# value *and* gradient. The loop in float64 is the judge:
+# Yes. The package has four back ends: Python loops, `grid_sample`, C++ and CUDA. They must agree in value *and*
+# gradient. The loop, in float64, is the judge:
 
 
 # %%
@@ -178,24 +178,23 @@ for name, missing in available_backends().items():
           f"locations {errors[2]:.0e}, weights {errors[3]:.0e}  in {1e3 * spent:.1f} ms")  # fmt: skip
 
 # %% [markdown]
-# The errors are relative, and float32's own. Remember the loop's time: it is for reading. ("Not here" is no loss on this page: nothing below needs a compiler or a GPU.)
+# The errors are relative, and float32's own. (The loop is for reading. What is not here is no loss: nothing below
+# needs a compiler or a GPU.)
 #
 # ## Why does it not run on the CPU elsewhere?
 #
-# Because nobody wrote it: the official C++ file for the CPU has the two functions, and each does nothing but raise
-# "Not implement on cpu". mmcv and Hugging Face fall back to `grid_sample`, as this package does where nothing is built,
-# and on a Mac's GPU:
+# Nobody wrote it: the official C++ for the CPU only raises "Not implement on cpu". mmcv and Hugging Face fall back to
+# `grid_sample` there, as we do where nothing is built, and on a Mac's GPU:
 
 # %%
 for device in ("cpu", "cuda", "mps"):
     print(f"measured: tensors on {device:4} are served by {choose_backend(device_type=device)}")
-assert choose_backend(device_type="mps") == "grid_sample"
 
 # %% [markdown]
 # ## So why a kernel?
 #
-# Look at `samples` again: (B*M, D, Q, L*P). Every read of every query, written to memory before anyone adds it up. For the portrait
-# of page 01, 5532 queries in the encoder, 8 heads of 32 channels:
+# Look at `samples` again: (B*M, D, Q, L*P), every read of every query, written down before anyone adds it up. In the
+# encoder, the portrait of page 01 asks with 5532 queries, 8 heads, 32 channels:
 #
 # **Predict.** How much larger than the result?
 
@@ -206,9 +205,8 @@ assert samples_bytes == L * P * result_bytes
 print(f"samples {samples_bytes / 1e6:.0f} MB, result {result_bytes / 1e6:.1f} MB")
 
 # %% [markdown]
-# L * P = 16 times. And that is one copy: stacking makes a second, multiplying by the weights a third, and the backward
-# pass wants some of them kept. A kernel adds each read to a sum in a register and forgets it. Forward and backward,
-# four sizes of image:
+# L * P = 16 times, and stacking and weighting make copies. A kernel adds each read to a sum in a register and forgets
+# it. Forward and backward, four sizes of image:
 
 # %%
 portrait = ((60, 69), (30, 35), (15, 18), (8, 9))  # the levels of 480 x 546 pixels
@@ -243,20 +241,21 @@ assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"]
 display(cost.curves(counts, costs, "forward and backward, 8 heads of 32 channels"))
 
 # %% [markdown]
-# Both memories grow in proportion to the tokens; `grid_sample`'s is more than ten times the kernel's. An image of 800 x 1333 has four times these tokens, and the encoder has six such layers.
+# Both memories grow with the tokens; `grid_sample`'s is more than ten times the kernel's. An image of 800 x 1333 has
+# four times these tokens, and the encoder has six such layers.
 #
 # ## One thread
 #
-# A GPU runs thousands of *threads*: the same function, each with another number. They come in *blocks*, here of 256, and run in
-# *warps* of 32, in step. This is ours, from the file that is compiled:
+# A GPU runs thousands of *threads*: the same function, each with another number. They come in *blocks*, here of 256,
+# and run in *warps* of 32, in step. This is ours:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 
 # %% [markdown]
-# `__global__` means: runs on the GPU, started from outside. `blockIdx.x` and `threadIdx.x` are all that tells one thread from
-# another. From them it finds its `index`: which head of which query. Each thread takes 16 bytes, four channels, so the tiny model's
-# 16 channels need SIZE = 4 threads a head. The same arithmetic in Python:
+# `__global__`: runs on the GPU. `blockIdx.x` and `threadIdx.x` are all that tells one thread from another; they give
+# its `index`, which head of which query. A thread takes 16 bytes, four channels, so the tiny model's 16 channels need
+# SIZE = 4 threads a head. In Python:
 
 # %%
 N, SIZE, BLOCK = 4, 4, 256  # channels a thread, threads a head, threads a block
@@ -273,14 +272,14 @@ blocks = -(-B * Q * M * SIZE // BLOCK)
 print(f"{B * Q * M} heads x {SIZE} threads = {B * Q * M * SIZE}: {blocks} blocks, {blocks * BLOCK} threads")
 
 # %% [markdown]
-# The last block has threads without a head; they must write nothing. Now what a thread does. In CUDA:
+# The last block has threads without a head; they must write nothing. What a thread does, in CUDA:
 
 # %%
 print(excerpt("cuda/head.h", "gather"))
 
 # %% [markdown]
-# `load_pack` reads N = 4 numbers in one instruction; `point.inside(k)` is our `0 <= row < h`. In Python, with all threads one
-# after the other:
+# `load_pack` reads N = 4 numbers at once; `point.inside(k)` is our `0 <= row < h`. In Python, one thread after the
+# other:
 
 # %%
 numbers, strength = value.numpy(), weights.numpy()
@@ -303,15 +302,14 @@ torch.testing.assert_close(torch.from_numpy(result).view(B, Q, M * D), out)
 print(f"largest deviation: {np.abs(result.reshape(B, Q, M * D) - out.numpy()).max():.0e}")
 
 # %% [markdown]
-# You have run a CUDA kernel. One thing it does better: your four threads of a head each placed all 16 points. The real ones
-# place four each and hand them round the warp, register to register:
+# You have run a CUDA kernel. The real one is cleverer in one thing: your four threads of a head each placed all 16
+# points. There, each places four and hands them round its warp, from register to register:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "broadcast"))
 
 # %% [markdown]
-# `head.h` itself needs no GPU. Where a C++ compiler was found, the package compiles it with ordinary threads in the place of
-# CUDA's, and you can call it:
+# `head.h` needs no GPU: a C++ compiler makes the same code run with ordinary threads in the place of CUDA's.
 
 # %%
 reason = available_backends()["cpu"]  # it is in the same library
@@ -326,8 +324,9 @@ else:
 # %% [markdown]
 # ### Exercise: thread to number
 #
-# The official kernel has one thread for each number of the output. Write `thread_address(block, thread, block_size, Q,
-# M, D)` -> `(b, q, m, d)`; the output is (B, Q, M, D), and neighbouring threads take neighbouring numbers in memory.
+# The official kernel has one thread for each number of the output. Write `thread_address(block, thread, block_size,
+# Q, M, D)` -> `(b, q, m, d)`; the output is (B, Q, M, D), and neighbouring threads take neighbouring numbers in
+# memory.
 
 
 # %%
@@ -350,10 +349,10 @@ check("06.thread_address", thread_address)
 # %% [markdown]
 # ## Why neighbouring threads take neighbouring channels
 #
-# Memory comes in sectors of 32 bytes: who reads one number gets eight. Take the first warp of query `q`: 8 heads x 4
-# threads, each at one corner of its head. Which bytes do they ask for?
+# Memory comes in sectors of 32 bytes: who reads one number gets eight. Query `q`'s warp has 8 heads x 4 threads, each
+# at one corner.
 #
-# **Predict.** And if `value` lay as `grid_sample` has it, a whole map for each channel?
+# **Predict.** How many sectors? And if `value` lay as `grid_sample` has it, a whole map for each channel?
 
 # %%
 tokens = [next(reads(0, q, m))[0] for m in range(M)]  # each head's first corner
@@ -365,13 +364,13 @@ layouts = {
 display(kernel_thread.warp_reads(layouts))
 
 # %% [markdown]
-# Channels last, every byte that arrives is wanted. This is called *coalescing*. Channels first, seven eighths are thrown
-# away.
+# Channels last, every byte that arrives is wanted: the reads are *coalesced*. Channels first, seven eighths are
+# thrown away.
 #
 # ## Backward: two threads at one number
 #
-# Forward, each thread *gathers* from cells and writes numbers that are its own. Backward turns the arrows around: the gradient of
-# what was read goes to the cells that were read.
+# Forward, each thread *gathers*, and writes numbers that are its own. Backward turns the arrows around: each thread
+# *scatters* its gradient to the cells that it read.
 
 # %%
 display(kernel_thread.draw(state._replace(direction="backward")))
@@ -387,8 +386,8 @@ for token, level, _, _ in itertools.chain.from_iterable(reads(0, q, m) for q in 
 display(kernel_thread.collisions(counts, f"{Q} queries, head {m}"))
 
 # %% [markdown]
-# Adding is three steps: read the old number, add, write. If two threads read before either writes, one addition is lost.
-# Let every query have a thread, all in step, on one channel:
+# Adding is three steps: read, add, write. If two threads read before either writes, one addition is lost. Let every
+# query have a thread, all in step, for one channel:
 
 # %%
 d = 0
@@ -423,10 +422,9 @@ print("not atomic, missing on each level:", ", ".join(f"{share:.0%}" for share i
 assert shares[3] > 0.1
 
 # %% [markdown]
-# No error is raised. The coarser the level, the fewer the cells, and the more is lost.
-#
-# PyTorch has the same trap: `grad[where] += what` loses, `grad.index_add_(0, where, what)` does not. In CUDA the cure is
-# `atomicAdd`, which no other thread can interrupt:
+# No error is raised. The coarser the level, the fewer the cells, the more is lost. (PyTorch has the same trap:
+# `grad[where] += what` loses, `grad.index_add_(0, where, what)` does not.) CUDA's cure is `atomicAdd`, which nobody
+# can interrupt:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "add"))
@@ -448,7 +446,7 @@ assert (a + b) + c != a + (b + c)
 print(excerpt("cpu/backward.cpp", "parallel_for(0, sizes.B * M"))
 
 # %% [markdown]
-# One task for each image, head and level, and every task goes through all queries. Do two of them ever meet?
+# One task for each image, head and level; each goes through all queries. Do two tasks ever meet?
 
 # %%
 owner = np.full((B, S, M, D), -1)
@@ -461,13 +459,13 @@ assert (owner >= 0).all()
 print(f"{B * M * L} tasks, {owner.size} numbers: each number has one owner")
 
 # %% [markdown]
-# No two write the same number: no atomics, and each adds in the order of the queries, whatever the number of threads. A
-# GPU cannot do it so: it needs ten thousand tasks, not 32.
+# Never: no atomics, and the order of addition is that of the queries, whatever the number of threads. A GPU needs
+# thousands of tasks, not 32.
 #
 # ### The other two gradients
 #
-# The gradients of location and weight belong to one point of one head of one query, so no strangers meet. But they are
-# sums over all D channels, and a thread holds four: the head's threads add theirs up, and one writes. By hand:
+# Those of location and weight belong to one point of one query: no strangers meet. But they are sums over D channels,
+# and a thread holds four. The head's threads add theirs up, and one writes. By hand:
 
 # %%
 m, level, p = 4, 2, 1
@@ -488,12 +486,12 @@ assert math.isclose(grad_weight, package_weight, rel_tol=1e-3, abs_tol=1e-6)
 assert math.isclose(grad_x, package_x, rel_tol=1e-3, abs_tol=1e-6)
 
 # %% [markdown]
-# A location learns from differences between neighbouring cells, one cell far, and from nothing else.
+# A location learns from differences between neighbouring cells, and from nothing else.
 #
 # ### Exercise: scatter
 #
-# `scatter(grads, places, size)`: the gradients (N, D) of what was read at N places (N, 2), as (x, y) in cells from the
-# top left corner of the map -> (h, w, D), the gradient of the map.
+# `scatter(grads, places, size)`: the gradients (N, D) of what was read at N places (N, 2), as (x, y) in cells from
+# the top left corner of the map -> (h, w, D), the gradient of the map.
 
 
 # %%
@@ -530,15 +528,15 @@ check("06.scatter", scatter)
 print(excerpt("geometry.h", "axis_of_locations"))
 
 # %% [markdown]
-# `grid_sample` counts from -1 to 1, in one of two ways. With `align_corners=False` these are the outer edges of the map;
-# with `True` the centres of the first and last cell.
+# `grid_sample` counts from -1 to 1, in one of two ways. With `align_corners=False` these are the outer edges of the
+# map; with `True` the centres of the first and last cell.
 
 # %%
 display(conventions.draw(conventions.ConventionState(4, 0.2)))
 
 # %% [markdown]
-# **Predict.** A map of 4 cells, of 20, of 160: does the mistake grow? A ruler tells: a map whose cells hold their own
-# centre's place.
+# **Predict.** A map of 4 cells, of 20, of 160: does the mistake grow? Read a ruler, a map whose cells hold their own
+# centre's place:
 
 
 # %%
@@ -553,8 +551,8 @@ for cells in (4, 20, 160):
     assert math.isclose(wrong - right, 0.5 - 0.2, abs_tol=1e-3)
 
 # %% [markdown]
-# It is 0.5 - x cells on any map: nothing in the middle, half a cell at the borders. But a cell of level 3 is 64 pixels
-# of the image. `False` is right here: reference points are (column + 0.5) / w. *(Page 04.)*
+# It is 0.5 - x cells on any map: nothing in the middle, half a cell at the borders. But a cell of level 3 is 64
+# pixels wide. `False` is right here: reference points are (column + 0.5) / w. *(Page 04.)*
 #
 # **Break it.** The trained model, every read as with `align_corners=True`:
 
@@ -579,7 +577,6 @@ def detect(seed):  # -> the objects' boxes, what is found, and what is found wit
     return boxes, found, broken
 
 
-# %%
 overlaps = []
 for seed in (105, 5002, 5003, 5005, 5006, 5009):
     boxes, *results = detect(seed)
@@ -601,13 +598,13 @@ pictures = [
 display(figures.show_images(pictures, ["as trained", "align_corners=True"]))
 
 # %% [markdown]
-# Nothing crashes, the scores look well, the boxes are worse. On a fresh network you would not even see that: it learns to
-# live with the bug. A model trained with one convention must run with it.
+# Nothing crashes and the scores do not tell; the boxes have moved. A model must run with the convention it was
+# trained with.
 #
 # ### Exercise: the bug, fixed
 #
-# Somebody's export can only do `align_corners=True`. Their grid is `2 * locations - 1`. Write `grid(locations, size)`: what
-# to give instead, so that it reads where it should. locations (..., 2) as (x, y), size (h, w).
+# Somebody's export can only do `align_corners=True`. Their grid is `2 * locations - 1`. Write `grid(locations,
+# size)`: what to give instead, so that it reads where it should. locations (..., 2) as (x, y), size (h, w).
 
 
 # %%
@@ -650,8 +647,9 @@ assert (grads[1][away] == 0).all()
 print(f"{away.float().mean():.0%} of the trained decoder's points read nothing, and their locations have no gradient")
 
 # %% [markdown]
-# Not rare: small maps, long offsets. Such a point cannot find back by itself; only its query's weights can turn it. What it
-# does is dilute: its share of attention goes to zero. And a location that is NaN or infinite? Zero as well:
+# Not rare, on maps this small. Such a point only dilutes: its share of the attention reads zero. Its own location
+# gets no gradient; it moves only when other points move the layer that all offsets come from. And a NaN, or infinity?
+# Zero as well:
 
 # %%
 for bad in (float("nan"), float("inf"), -1e30):
@@ -663,8 +661,8 @@ for bad in (float("nan"), float("inf"), -1e30):
 # %% [markdown]
 # ## im2col_step, and a batch of 65
 #
-# The official kernel is started once for each `im2col_step` = 64 images, a name inherited from deformable convolution, whose
-# buffers (an image's cells as columns, "im2col") had to fit. Before, it asks for batch % min(batch, 64) == 0:
+# The official code starts its kernel once for every `im2col_step` = 64 images, a name from deformable convolution,
+# whose buffers ("im2col": image to columns) had to fit. First it checks batch % min(batch, 64) == 0:
 
 # %%
 refused = [batch for batch in range(1, 140) if batch % min(batch, 64)]
@@ -676,13 +674,12 @@ torch.testing.assert_close(whole, torch.cat(single))
 print(f"ours, 65 images: {tuple(whole.shape)}, {(whole - torch.cat(single)).abs().max():.0e} from one by one")
 
 # %% [markdown]
-# Up to 64, all is well; 65 to 127 fail. A video of 65 frames is a batch of 65, which is how people meet it. Their cure: set
-# `im2col_step` to the batch size. Ours has no such buffer and no such step: one start, `index` counts through all heads.
+# 65 to 127 fail. People meet it with video, whose frames are folded into the batch; a larger `im2col_step` helps.
+# Ours has no buffer and no step: one start, and `index` counts through all images.
 #
 # ## Half precision
 #
-# Three things go wrong in 16 bits. **Places**: 16-bit numbers lie far apart. On a map of 167 columns (level 0 of an image of 1333
-# pixels):
+# Three things go wrong in 16 bits. **Places**, on a map of 167 columns (level 0 of an image 1333 pixels wide):
 
 # %%
 x = torch.rand(10000, dtype=torch.float64)
@@ -691,15 +688,15 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:14}  a location is off by up to {off:.5f} cells, {8 * off:.4f} pixels")
 
 # %% [markdown]
-# A third of a cell in bfloat16, as bad as the align_corners bug. So here `value` may be in 16 bits, but locations and weights
-# stay in float32, under autocast too. (mmcv turns all into the type of `value`.)
+# A third of a cell in bfloat16, not far from the align_corners bug. So `value` may be in 16 bits here; locations and
+# weights stay in float32, under autocast too. (mmcv turns all into the type of `value`.)
 #
 # **Sums**: a cell's gradient is a sum over queries. Say 5000 queries add 1 each.
 
 # %%
 total = torch.zeros((), dtype=torch.float16)
 for _ in range(5000):
-    total += 1
+    total += 1  # the slow way, in 16 bits
 cell = torch.ones(1, 1, 1, 4, dtype=torch.float16, requires_grad=True)  # a map of one cell
 middle, one = torch.full((1, 5000, 1, 1, 1, 2), 0.5), torch.ones(1, 5000, 1, 1, 1)
 (grad,) = torch.autograd.grad(ms_deform_attn(cell, [(1, 1)], None, middle, one).sum(), cell)
@@ -708,8 +705,8 @@ assert total == 2048
 assert (grad == 5000).all()
 
 # %% [markdown]
-# At 2048 float16's next number is 2050, and 2048 + 1 rounds back. It never moves again. The kernels add in the type that this says, and
-# round once, at the end:
+# After 2048, float16's next number is 2050, so 2048 + 1 rounds back and stays. The kernels add up in the type that
+# this says, and round once, at the end:
 
 # %%
 print(excerpt("geometry.h", "Accumulate"))
@@ -724,8 +721,8 @@ for dtype in (torch.float32, torch.float16):
     print(f"{dtype!s:13}  value {large.to(dtype).item():>7}, weight 0 -> {read.item()}")
 
 # %% [markdown]
-# One such token, and every query that reads it is NaN, and at the next step the whole network. bfloat16 reaches as far as
-# float32: it blurs where float16 breaks. The official operator takes neither; it stops with "not implemented for 'Half'".
+# Every query that reads such a token is NaN, and after one more step so is the network. bfloat16 reaches as far as
+# float32: it blurs where float16 breaks. The official operator takes neither: "not implemented for 'Half'".
 #
 # ## Take with you
 #
