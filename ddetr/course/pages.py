@@ -19,6 +19,8 @@ SOURCES = Path(__file__).parents[2] / "notebooks" / "src"
 BUDGET_SECONDS = 600
 """A page that takes longer than this is stuck."""
 
+_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+
 
 def page_names() -> list[str]:
     """The series in order. FileNotFoundError where the repository's notebooks are not at hand."""
@@ -47,7 +49,18 @@ def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
         record_timing=False, coalesce_streams=True,  # or a busy machine cuts a text in two
         extra_arguments=["--log-level=40"],  # errors only
     )  # fmt: skip
-    return client.execute()
+    return _with_stable_ids(client.execute())
+
+
+def _with_stable_ids(page: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The page with its widgets numbered, in the order in which they were made, instead of by random ids.
+
+    nbclient keeps their state in the page, so that a reader sees them before any kernel runs.
+    """
+    text = nbformat.writes(page)
+    for number, model in enumerate(page.metadata.get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})):
+        text = text.replace(model, f"widget-{number:03d}")
+    return nbformat.reads(text, as_version=4)
 
 
 def main(argv: list[str] | None = None) -> int:
