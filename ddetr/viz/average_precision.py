@@ -20,7 +20,9 @@ def matching(iou: np.ndarray, taken: Sequence[int], rows: Sequence[str], columns
     ValueError if the numbers of rows, columns and taken do not fit the overlaps.
     """
     if iou.shape != (len(rows), len(columns)) or len(taken) != len(rows):
-        raise ValueError(f"overlaps {iou.shape} do not fit {len(rows)} rows, {len(columns)} columns, {len(taken)} taken")
+        raise ValueError(
+            f"overlaps {iou.shape} do not fit {len(rows)} rows, {len(columns)} columns, {len(taken)} taken"
+        )
     figure = Figure(figsize=(0.85 * len(columns) + 3.2, 0.38 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots()
     axes.imshow(iou, cmap="Greys", vmin=0, vmax=1.6, aspect="auto")
@@ -74,5 +76,7 @@ def staircase(is_true: Sequence[bool], num_objects: int) -> Figure:
     axes.legend(fontsize=8, frameon=False, loc="upper right")
     steps = "; ".join(f"{n} {'true' if r else 'false'}, precision {p:.2f}, recall {c:.2f}" for n, (r, p, c) in enumerate(
         zip(is_true, precision, recall, strict=True), start=1))  # fmt: skip
-    figure.alt = f"Precision against recall after each detection: {steps}. The area under the envelope: {read.mean():.4f}."
+    figure.alt = (
+        f"Precision against recall after each detection: {steps}. The area under the envelope: {read.mean():.4f}."
+    )
     return figure
