@@ -1,166 +1,203 @@
-"""Broken detectors: trained weights, and one line of the code around them as somebody might have got it wrong.
+"""The clinic: broken detectors, healthy ones beside them, and what a doctor needs to tell the two apart.
 
-`patient(3)` hides what is wrong with it; `with_fault(name)` breaks a detector in a way of one's own choice. Both find
-`healthy()` beside them, the same weights in the right code, to be compared with.
+`patient(3)` hides what is wrong with it, `with_fault(name)` does not. All have trained weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import contextlib
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
+from pycocotools.coco import COCO
 from torch import Tensor
+from torchvision.ops import box_convert, box_iou
 
 from ..checkpoints import load_pretrained
 from ..config import did_you_mean
-from ..losses.boxes import cxcywh_to_xyxy
+from ..data import ToyScene, prepare_image, toy_scene
+from ..engine import Evaluation, detect, score
 from ..models import DeformableDETR
-from ..models.deform_attention import MSDeformAttn, SamplingPoints
-from ..models.heads import DetectionHeads
-from ..models.image_batch import ImageBatch
-from ..models.multi_scale import MultiScaleTokens
-from ..models.outputs import DetrOutput
-from ..models.reference_points import DecoderInputs
-from ..ops import ms_deform_attn
+from ..models.trace import Trace
+from .faults import FAULTS
 
-Detections = list[dict[str, Tensor]]
+SCENE_SEEDS = (105, 7, 3, 11, 23, 42, 64, 77, 88, 101)
+"""Ten scenes of several sizes."""
 
 
-class Fault(NamedTuple):
-    """One way to get it wrong.
+class Patient(NamedTuple):
+    """Which weights, and what is wrong with the code around them."""
 
-    Attributes:
-        infect: changes a healthy detector in place.
-        would_show: what somebody who suspects it would see, if it were so.
+    fault: str
+    weights: str = "tiny_two_stage"
+
+
+PATIENTS = (
+    Patient("boxes read as corners"),
+    Patient("labels off by one"),
+    Patient("no inverse sigmoid"),
+    Patient("mask inverted", "tiny"),
+    Patient("padding not masked"),
+    Patient("valid_ratios forgotten"),
+    Patient("red and blue swapped"),
+    Patient("no level embedding"),
+    Patient("align_corners=True"),
+    Patient("offsets divided by (h, w)"),
+)
+
+
+class Look(NamedTuple):
+    """What a detector finds on some scenes: detections in pixels of the scenes' pictures, as the model gives them."""
+
+    scenes: list[ToyScene]
+    detections: list[dict[str, Tensor]]
+    categories: list[dict[str, Any]]
+
+
+class Change(NamedTuple):
+    """A tensor of two traces that is not the same in both: its name, and by how much it differs at most."""
+
+    name: str
+    largest: float
+
+
+def patient(number: int) -> DeformableDETR:
+    """Patient 1, 2, ... ValueError for a number that nobody has."""
+    if number not in range(1, len(PATIENTS) + 1):
+        raise ValueError(f"patients are 1 to {len(PATIENTS)}; got {number!r}")
+    return with_fault(*PATIENTS[number - 1])
+
+
+def healthy(weights: str = "tiny_two_stage") -> DeformableDETR:
+    """The same weights in code that is right."""
+    return load_pretrained(weights)
+
+
+def with_fault(name: str, weights: str = "tiny_two_stage") -> DeformableDETR:
+    """A trained detector, broken in one way of `FAULTS`. ValueError, with the nearest name, for any other."""
+    if name not in FAULTS:
+        raise ValueError(f"no suspect {name!r}{did_you_mean(str(name), list(FAULTS))}")
+    model = load_pretrained(weights)
+    FAULTS[name].infect(model)
+    return model
+
+
+def suspects() -> str:
+    """Every fault with its meaning, a line each."""
+    width = max(map(len, FAULTS))
+    return "\n".join(f"{name.ljust(width)}  {fault.meaning}" for name, fault in FAULTS.items())
+
+
+def look(model: DeformableDETR, count: int = 10) -> Look:
+    """Show the first `count` of the ten scenes to `model`, one by one."""
+    scenes = list(_ward()[:count])
+    found = [_detect(model, [scene])[0] for scene in scenes]
+    return Look(scenes, found, model.categories)
+
+
+def in_company(model: DeformableDETR, count: int = 10) -> Look:
+    """The same, each scene in a batch with one that is larger in both directions, so that it gets padding."""
+    scenes = list(_ward()[:count])
+    found = [_detect(model, [scene], neighbour=torch.zeros(3, 320, 320))[0] for scene in scenes]
+    return Look(scenes, found, model.categories)
+
+
+def judge(seen: Look) -> Evaluation:
+    """COCO's verdict on what was seen."""
+    results = [
+        {"image_id": number, "category_id": seen.categories[label]["id"], "bbox": box, "score": value}
+        for number, found in enumerate(seen.detections, start=1)
+        for label, box, value in zip(
+            found["labels"].tolist(),
+            box_convert(found["boxes"], "xyxy", "xywh").tolist(),
+            found["scores"].tolist(),
+            strict=True,
+        )
+    ]
+    return score(_truth(seen), results, list(range(1, len(seen.scenes) + 1)))
+
+
+def agreement(one: Look, other: Look, threshold: float = 0.3) -> float:
+    """Which share of the detections of `one` above the threshold `other` has too: same label, IoU of 0.9 or more.
+
+    NaN if `one` has none.
     """
-
-    infect: Callable[[DeformableDETR], None]
-    would_show: str
-
-
-def _red_and_blue_swapped(model: DeformableDETR) -> None:
-    batch_images = model.batch_images
-
-    def swapped(images: Sequence[Tensor]) -> ImageBatch:
-        batch = batch_images(images)
-        return batch._replace(images=batch.images.flip(1))
-
-    model.batch_images = swapped
+    again, total = 0, 0
+    for ours, theirs in zip(one.detections, other.detections, strict=True):
+        sure = ours["scores"] > threshold
+        same = ours["labels"][sure, None] == theirs["labels"]
+        close = box_iou(ours["boxes"][sure], theirs["boxes"]) >= 0.9
+        again += int((same & close).any(1).sum())
+        total += int(sure.sum())
+    return again / total if total else float("nan")
 
 
-def _labels_off_by_one(model: DeformableDETR) -> None:
-    postprocess = model.postprocess
+def first_difference(ours: Trace, theirs: Trace, tolerance: float = 1e-3) -> Change | None:
+    """The first tensor, in the order of the forward pass, that differs by more than rounding; None if none does.
 
-    def shifted(output: DetrOutput, sizes: list[tuple[int, int]]) -> Detections:
-        num_classes = output.pred_logits.shape[-1]
-        return [{**found, "labels": (found["labels"] + 1) % num_classes} for found in postprocess(output, sizes)]
-
-    model.postprocess = shifted
-
-
-def _boxes_read_as_corners(model: DeformableDETR) -> None:
-    postprocess = model.postprocess
-
-    def as_corners(output: DetrOutput, sizes: list[tuple[int, int]]) -> Detections:
-        x1, y1, x2, y2 = output.pred_boxes.unbind(-1)  # they are cx, cy, w, h
-        boxes = torch.stack([(x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1).abs(), (y2 - y1).abs()], dim=-1)
-        return postprocess(output._replace(pred_boxes=boxes), sizes)
-
-    model.postprocess = as_corners
+    ValueError for traces of different models or images: other names, or other shapes.
+    """
+    if [(e.stage, e.name, e.shape) for e in ours] != [(e.stage, e.name, e.shape) for e in theirs]:
+        raise ValueError("these traces do not have the same tensors: trace the same kind of model on the same images")
+    for a, b in zip(ours, theirs, strict=True):
+        difference = (a.tensor.double() - b.tensor.double()).abs().nan_to_num(nan=0.0)  # infinite in both
+        if difference.numel() and difference.max() > tolerance * (1 + _size(b.tensor)):
+            return Change(f"{a.stage}.{a.name}", float(difference.max()))
+    return None
 
 
-def _no_inverse_sigmoid(model: DeformableDETR) -> None:
-    heads = model.heads
+@lru_cache(maxsize=64)
+def symptom(fault: str, weights: str, company: bool) -> str:
+    """The name of the first tensor in which a detector with this fault differs from a healthy one, or "none".
 
-    def boxes(layer: int, hidden: Tensor, reference_points: Tensor) -> Tensor:
-        delta = heads.box_embed[min(layer, len(heads.box_embed) - 1)](hidden)
-        known = reference_points.shape[-1]
-        return torch.cat([delta[..., :known] + reference_points, delta[..., known:]], dim=-1).sigmoid()
-
-    heads.boxes = boxes
-
-
-def _levels_in_another_order(model: DeformableDETR) -> None:
-    flatten = model.flatten.forward
-
-    def coarse_first(maps: list[Tensor], mask: Tensor | None) -> MultiScaleTokens:
-        tokens = flatten(maps, mask)
-        sizes = [h * w for h, w in tokens.level_sizes]
-        return tokens._replace(tokens=torch.cat(tokens.tokens.split(sizes, dim=1)[::-1], dim=1))
-
-    model.flatten.forward = coarse_first
+    On one scene alone, or with `company` on two of different sizes in one batch.
+    """
+    images = pair()[: 2 if company else 1]
+    change = first_difference(with_fault(fault, weights).trace(images), healthy(weights).trace(images))
+    return change.name if change else "none"
 
 
-def _padding_not_masked(model: DeformableDETR) -> None:
-    for attention in _attentions(model):
-        project_value = attention.project_value
-        attention.project_value = lambda tokens, mask=None, project=project_value: project(tokens)
+def pair(test_size: int = 160) -> list[Tensor]:
+    """The first two scenes as the tiny models take them: one lying, one standing."""
+    return [prepare_image(Image.fromarray(scene.image), test_size) for scene in _ward()[:2]]
 
 
-def _mask_inverted(model: DeformableDETR) -> None:
-    for attention in _attentions(model):
-        project_value = attention.project_value
-        attention.project_value = lambda tokens, mask, project=project_value: project(tokens, ~mask)
+@lru_cache(maxsize=1)
+def _ward() -> tuple[ToyScene, ...]:
+    return tuple(toy_scene(seed) for seed in SCENE_SEEDS)
 
 
-def _valid_ratios_forgotten(model: DeformableDETR) -> None:
-    flatten = model.flatten.forward
-
-    def all_valid(maps: list[Tensor], mask: Tensor | None) -> MultiScaleTokens:
-        tokens = flatten(maps, mask)
-        return tokens._replace(valid_ratios=torch.ones_like(tokens.valid_ratios))
-
-    model.flatten.forward = all_valid
-
-
-def _offsets_divided_by_height_and_width(model: DeformableDETR) -> None:
-    for attention in _attentions(model):
-
-        def points(query: Tensor, reference: Tensor, sizes: list, right=attention.sampling_points) -> SamplingPoints:
-            return right(query, reference, [(w, h) for h, w in sizes])
-
-        attention.sampling_points = points
-        _sum_at_points(attention, lambda locations, sizes: locations)
+def _detect(model: DeformableDETR, scenes: Sequence[ToyScene], neighbour: Tensor | None = None) -> list[dict]:
+    images = [prepare_image(Image.fromarray(scene.image), model.config.test_size) for scene in scenes]
+    sizes = [scene.image.shape[:2] for scene in scenes]
+    if neighbour is not None:
+        images, sizes = [*images, neighbour], [*sizes, tuple(neighbour.shape[1:])]
+    with torch.inference_mode():
+        return detect(model, images, sizes, [f"image {i}" for i in range(len(images))])
 
 
-def _align_corners(model: DeformableDETR) -> None:
-    def ends_at_centres(locations: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
-        """0 and 1 are the centres of the first and the last cell; they should be the map's borders."""
-        width_height = locations.new_tensor(sizes).flip(-1)[:, None]  # (L, 1, 2)
-        return (locations * (width_height - 1) + 0.5) / width_height
-
-    for attention in _attentions(model):
-        _sum_at_points(attention, ends_at_centres)
-
-
-def _query_and_query_pos_swapped(model: DeformableDETR) -> None:
-    pre_decoder = model.pre_decoder
-
-    def swapped(memory: Tensor, tokens: MultiScaleTokens) -> DecoderInputs:
-        inputs = pre_decoder(memory, tokens)
-        return inputs._replace(query=inputs.query_pos, query_pos=inputs.query)
-
-    model.pre_decoder = swapped
+def _truth(seen: Look) -> COCO:
+    annotations = [
+        {**annotation, "image_id": number}
+        for number, scene in enumerate(seen.scenes, start=1)
+        for annotation in scene.annotations
+    ]
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": number} for number in range(1, len(seen.scenes) + 1)],
+        "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)],
+        "categories": seen.categories,
+    }
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco.createIndex()
+    return coco
 
 
-def _no_level_embedding(model: DeformableDETR) -> None:
-    with torch.no_grad():
-        model.flatten.level_embed.zero_()
-
-
-def _attentions(model: DeformableDETR) -> list[MSDeformAttn]:
-    return [layer.self_attn for layer in model.encoder.layers] + [layer.cross_attn for layer in model.decoder.layers]
-
-
-def _sum_at_points(attention: MSDeformAttn, move: Callable[[Tensor, list[tuple[int, int]]], Tensor]) -> None:
-    """Let `attention` read where its own `sampling_points` says, and `move` from there."""
-
-    def forward(
-        query: Tensor, reference_points: Tensor, tokens: Tensor, sizes: list, mask: Tensor | None = None
-    ) -> Tensor:
-        value = attention.project_value(tokens, mask)
-        locations, weights = attention.sampling_points(query, reference_points, sizes)
-        return attention.output_proj(ms_deform_attn(value, sizes, None, move(locations, sizes), weights))
-
-    attention.forward = forward
+def _size(tensor: Tensor) -> float:
+    finite = tensor.double().abs()
+    finite = finite[finite.isfinite()]
+    return float(finite.max()) if finite.numel() else 0.0
