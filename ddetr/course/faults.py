@@ -1,4 +1,4 @@
-"""Ways to get a Deformable DETR wrong: the weights stay, one line of the code around them is as somebody might write it.
+"""Ways to get a Deformable DETR wrong: the weights stay, one line of the code around them is not what it should be.
 
 Each changes a healthy detector in place, by putting another function where one of its own methods was.
 """
@@ -193,7 +193,7 @@ FAULTS: dict[str, Fault] = {
     "no inverse sigmoid": Fault(
         _no_inverse_sigmoid,
         "a box head's correction is added to the box itself, then comes the sigmoid",
-        "Without the inverse sigmoid no side and no centre of a box could be near 0: all would be large, and in the middle.",
+        "Without the inverse sigmoid no centre and no side of a box could come near 0: large ones, all in the middle.",
     ),
     "no level embedding": Fault(
         _no_level_embedding,

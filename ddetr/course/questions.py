@@ -23,7 +23,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             2,
             "Where do decoder and encoder look? Is there something like DETR's attention maps?",
-            {5: "", 7: "One token, layer by layer", 8: ""},
+            {5: "", 7: "One token, layer by layer", 8: "", 12: "Where did the bus's query look?"},
         ),
         Question(
             3, "Are sampling locations the same as reference points, and how do I turn them into pixels?", {5: ""}
@@ -103,7 +103,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             32,
             "Why is AP another one with evaluation batch 2 than with 1?",
-            {3: "Does an image see its neighbour?", 2: "GroupNorm", 12: ""},
+            {3: "Does an image see its neighbour?", 2: "GroupNorm", 12: "Batch 1, batch 2"},
         ),
         Question(33, "The GIoU assertion fails, or the loss becomes NaN. Where does it begin?", {10: ""}),
         Question(
@@ -112,7 +112,11 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             {3: "Whose size decides the number of tokens?"},
         ),
         Question(35, "Which parameters learn at a tenth of the rate, and why those?", {11: ""}),
-        Question(36, "What does it take to get the paper's AP: schedule, batch, hardware, hours?", {12: ""}),
+        Question(
+            36,
+            "What does it take to get the paper's AP: schedule, batch, hardware, hours?",
+            {12: "The paper's numbers"},
+        ),
     ),
 }
 

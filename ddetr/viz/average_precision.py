@@ -74,9 +74,9 @@ def staircase(is_true: Sequence[bool], num_objects: int) -> Figure:
     axes.set_title(f"mean of the 101: {read.mean():.4f}", fontsize=9)
     label_axes(axes, "recall (share of objects found)", "precision (share of detections right)")
     axes.legend(fontsize=8, frameon=False, loc="upper right")
-    steps = "; ".join(f"{n} {'true' if r else 'false'}, precision {p:.2f}, recall {c:.2f}" for n, (r, p, c) in enumerate(
-        zip(is_true, precision, recall, strict=True), start=1))  # fmt: skip
-    figure.alt = (
-        f"Precision against recall after each detection: {steps}. The area under the envelope: {read.mean():.4f}."
+    steps = "; ".join(
+        f"{number} {'true' if right else 'false'}, precision {y:.2f}, recall {x:.2f}"
+        for number, (x, y, right) in enumerate(zip(recall, precision, is_true, strict=True), start=1)
     )
+    figure.alt = f"Precision against recall after each detection: {steps}. Mean of the envelope: {read.mean():.4f}."
     return figure
