@@ -12,10 +12,11 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from pycocotools.coco import COCO
 from torch import Tensor
-from torchvision.ops import box_convert, box_iou
+from torchvision.ops import box_convert
 
 from ..checkpoints import load_pretrained
 from ..config import did_you_mean
@@ -95,15 +96,42 @@ def suspects() -> str:
 def look(model: DeformableDETR, count: int = 10) -> Look:
     """Show the first `count` of the ten scenes to `model`, one by one."""
     scenes = list(_ward()[:count])
-    found = [_detect(model, [scene])[0] for scene in scenes]
+    found = [_detect(model, scene) for scene in scenes]
     return Look(scenes, found, model.categories)
 
 
 def in_company(model: DeformableDETR, count: int = 10) -> Look:
-    """The same, each scene in a batch with one that is larger in both directions, so that it gets padding."""
+    """The same, each scene in a batch with a blank that is larger in both directions, so that it gets padding."""
     scenes = list(_ward()[:count])
-    found = [_detect(model, [scene], neighbour=torch.zeros(3, 320, 320))[0] for scene in scenes]
+    found = [_detect(model, scene, blank=torch.zeros(3, 288, 288)) for scene in scenes]
     return Look(scenes, found, model.categories)
+
+
+def truth(model: DeformableDETR, count: int = 10) -> Look:
+    """What is really there, as if it had been detected, with a score of 1. Crowds are left out."""
+    scenes = list(_ward()[:count])
+    return Look(scenes, [_as_detections(scene, model.categories) for scene in scenes], model.categories)
+
+
+def lesson(model: DeformableDETR) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
+    """The `pair` and its targets, as the model takes them in training."""
+    targets = []
+    for image, scene in zip(pair(), _ward(), strict=False):
+        found = _as_detections(scene, model.categories)
+        (h, w), (H, W) = image.shape[1:], scene.image.shape[:2]
+        targets.append({"boxes": found["boxes"] * torch.tensor([w / W, h / H] * 2), "labels": found["labels"]})
+    return pair(), targets
+
+
+def variation(model: DeformableDETR, names: Sequence[str]) -> dict[str, float]:
+    """How much two scenes differ in each tensor of the trace: the difference's root mean square over that of one.
+
+    Both scenes are stretched to one size, so that the tensors have the same shape. 0 for a tensor that does not depend
+    on the image. KeyError for a name that the trace does not have.
+    """
+    images = [F.interpolate(image[None], size=(160, 160), mode="bilinear")[0] for image in pair()]
+    one, other = (model.trace([image]) for image in images)
+    return {name: float((one[name] - other[name]).norm() / one[name].norm().clamp(min=1e-9)) for name in names}
 
 
 def judge(seen: Look) -> Evaluation:
@@ -119,21 +147,6 @@ def judge(seen: Look) -> Evaluation:
         )
     ]
     return score(_truth(seen), results, list(range(1, len(seen.scenes) + 1)))
-
-
-def agreement(one: Look, other: Look, threshold: float = 0.3) -> float:
-    """Which share of the detections of `one` above the threshold `other` has too: same label, IoU of 0.9 or more.
-
-    NaN if `one` has none.
-    """
-    again, total = 0, 0
-    for ours, theirs in zip(one.detections, other.detections, strict=True):
-        sure = ours["scores"] > threshold
-        same = ours["labels"][sure, None] == theirs["labels"]
-        close = box_iou(ours["boxes"][sure], theirs["boxes"]) >= 0.9
-        again += int((same & close).any(1).sum())
-        total += int(sure.sum())
-    return again / total if total else float("nan")
 
 
 def first_difference(ours: Trace, theirs: Trace, tolerance: float = 1e-3) -> Change | None:
@@ -157,8 +170,13 @@ def symptom(fault: str, weights: str, company: bool) -> str:
     On one scene alone, or with `company` on two of different sizes in one batch.
     """
     images = pair()[: 2 if company else 1]
-    change = first_difference(with_fault(fault, weights).trace(images), healthy(weights).trace(images))
+    change = first_difference(with_fault(fault, weights).trace(images), _healthy_trace(weights, company))
     return change.name if change else "none"
+
+
+@lru_cache(maxsize=4)
+def _healthy_trace(weights: str, company: bool) -> Trace:
+    return healthy(weights).trace(pair()[: 2 if company else 1])
 
 
 def pair(test_size: int = 160) -> list[Tensor]:
@@ -166,18 +184,34 @@ def pair(test_size: int = 160) -> list[Tensor]:
     return [prepare_image(Image.fromarray(scene.image), test_size) for scene in _ward()[:2]]
 
 
+def square(test_size: int = 160) -> list[Tensor]:
+    """A square piece of the first scene, as the tiny models take it."""
+    picture = Image.fromarray(_ward()[0].image)
+    return [prepare_image(picture.crop((0, 0, picture.height, picture.height)), test_size)]
+
+
 @lru_cache(maxsize=1)
 def _ward() -> tuple[ToyScene, ...]:
     return tuple(toy_scene(seed) for seed in SCENE_SEEDS)
 
 
-def _detect(model: DeformableDETR, scenes: Sequence[ToyScene], neighbour: Tensor | None = None) -> list[dict]:
-    images = [prepare_image(Image.fromarray(scene.image), model.config.test_size) for scene in scenes]
-    sizes = [scene.image.shape[:2] for scene in scenes]
-    if neighbour is not None:
-        images, sizes = [*images, neighbour], [*sizes, tuple(neighbour.shape[1:])]
+def _detect(model: DeformableDETR, scene: ToyScene, blank: Tensor | None = None) -> dict[str, Tensor]:
+    images, sizes = [prepare_image(Image.fromarray(scene.image), model.config.test_size)], [scene.image.shape[:2]]
+    if blank is not None:
+        images, sizes = [*images, blank], [*sizes, blank.shape[1:]]
     with torch.inference_mode():
-        return detect(model, images, sizes, [f"image {i}" for i in range(len(images))])
+        return detect(model, images, sizes, ["the scene", "the blank"][: len(images)])[0]
+
+
+def _as_detections(scene: ToyScene, categories: list[dict[str, Any]]) -> dict[str, Tensor]:
+    label_of = {category["id"]: label for label, category in enumerate(categories)}
+    objects = [annotation for annotation in scene.annotations if not annotation["iscrowd"]]
+    boxes = torch.tensor([annotation["bbox"] for annotation in objects], dtype=torch.float32).view(-1, 4)
+    return {
+        "boxes": box_convert(boxes, "xywh", "xyxy"),
+        "scores": torch.ones(len(objects)),
+        "labels": torch.tensor([label_of[annotation["category_id"]] for annotation in objects], dtype=torch.int64),
+    }
 
 
 def _truth(seen: Look) -> COCO:

@@ -62,20 +62,18 @@ print(f"{evaluation.num_images} images, {len(evaluation.results)} detections")
 # %% [markdown]
 # ## Twelve numbers
 #
-# A hundred detections an image, most of them with hardly a score. All are handed in. The judge is COCO's own,
-# pycocotools:
+# A hundred detections an image, most with hardly a score. All are handed in. The judge is COCO's own, pycocotools:
 
 # %%
 print(format_metrics(evaluation.metrics))
 
 # %% [markdown]
-# * **AP**: average precision, the mean over categories and over ten IoU thresholds, 0.50, 0.55, ... 0.95.
-# * **AP50**, **AP75**: at one threshold alone. 50 asks whether it was found, 75 for a good box.
-# * **APs**, **APm**, **APl**: of small objects (below 32 x 32 pixels by the mask's area), medium ones, and large ones
-#   (above 96 x 96), in pixels of the image as it lies on disk.
-# * **AR1**, **AR10**, **AR100**: average recall, what share is found with so many detections an image. Precision plays
-#   no part.
-# * **ARs**, **ARm**, **ARl**: the last one by size.
+# * **AP**: average precision, the mean over categories and over ten IoU thresholds, 0.50, 0.55, ... 0.95. **AP50** and
+#   **AP75**: at one threshold. 50 asks whether it was found, 75 for a good box.
+# * **APs**, **APm**, **APl**: of small objects (below 32 x 32 pixels by the mask's area), medium and large ones (above
+#   96 x 96), in pixels of the file, not of the resized image.
+# * **AR1**, **AR10**, **AR100**: average recall, what share is found with so many detections an image; false alarms cost
+#   nothing. **ARs**, **ARm**, **ARl**: the last one by size.
 #
 # **Predict.** AP is the mean of ten numbers. How do they run from 0.50 to 0.95?
 
@@ -87,7 +85,7 @@ for threshold, ap in zip(curves.iou_thresholds, by_iou, strict=True):
 assert abs(sum(by_iou) / 10 - evaluation.metrics["AP"]) < 1e-9
 
 # %% [markdown]
-# Down, and off a cliff at the end. An AP of 0.55 does not mean that 55% of anything is right.
+# Down, and off a cliff. An AP of 0.55 does not mean that 55% of anything is right.
 #
 # ## AP by hand
 #
@@ -121,8 +119,8 @@ names = [f"{n}: score {box.score}" for n, box in enumerate(found, start=1)]
 display(figures_of_ap.matching(iou.numpy(), taken, names, ["A", "B", "C", "D"]))
 
 # %% [markdown]
-# Detection 1. Its rival becomes a duplicate, a false alarm like number 4. There is no non-maximum suppression in DETR:
-# duplicates are the network's own business, and AP charges for them.
+# Detection 1. Its rival is a duplicate, a false alarm like number 4. DETR has no non-maximum suppression: duplicates are
+# the network's own business, and AP charges for them.
 #
 # **Then count.** After each detection: what share was right so far, and what share of the four is found?
 
@@ -244,13 +242,13 @@ for least in (0, 0.1, 0.3, 0.5):
     print(f"score above {least:.1f}: {len(kept):5d} detections, AP {metrics['AP']:.3f}, AR100 {metrics['AR100']:.3f}")
 
 # %% [markdown]
-# It falls, a lot. Precision at high recall is won with the low scores, and a false alarm at the end of the line costs
-# next to nothing. Choose a threshold to *show* detections, never to judge them.
+# It falls, a lot. High recall is won with low scores, and a false alarm at the end of the line costs next to nothing.
+# Choose a threshold to *show* detections, never to judge them.
 #
 # ## Crowds
 #
-# COCO marks what nobody wants to count, thirty people on a stand, as one box with `iscrowd`. Here are one object, and
-# beside it a crowd that catches three detections. **Predict**: what do those three cost?
+# COCO marks what nobody wants to count, thirty people on a stand, as one box with `iscrowd`. Here one object, and a crowd
+# that catches three detections. **Predict**: what do those three cost?
 
 # %%
 one, crowd = Thing([0, 0, 30, 30]), Thing([50, 0, 60, 60], crowd=True)
@@ -280,8 +278,7 @@ display(figures_of_scores.score_bars([*ranked, *evaluation.per_size]))
 display(figures_of_scores.precision_recall_curves(curves))
 
 # %% [markdown]
-# Read a curve from the left: the surest detections are nearly all right. It drops to zero where the rest is never
-# found.
+# From the left: the surest detections are nearly all right. A curve drops to zero where the rest is never found.
 #
 # ## What kind of errors?
 #
@@ -294,16 +291,16 @@ assert counts["missed"] > 0.9 * (sum(counts.values()) - counts["correct"])
 display(figures_of_scores.error_bars(breakdown))
 
 # %% [markdown]
-# What it says is nearly always right. Its weakness is silence. Two of its silent images:
+# What it says is nearly always right. Its weakness is silence. An image on which it kept silent six times:
 
 # %%
-display(scenes.draw_scenes(scenes.image_scenes(dataset, breakdown, [1000008, 1000018]), columns=2))
+display(scenes.draw_scenes(scenes.image_scenes(dataset, breakdown, [1000008]), columns=1))
 
 # %% [markdown]
 # ## Why did it miss?
 #
-# Ask the silent queries of the first image. A box *fits* at an IoU of 0.5. Of the queries that fit an object, one gives
-# its class the highest score: our witness. If none fits, the nearest.
+# Ask its queries. A box *fits* at an IoU of 0.5. Of the queries that fit an object, one gives its class the highest score:
+# our witness. If none fits, the nearest.
 
 # %%
 names = [category["name"] for category in model.categories]
@@ -318,8 +315,7 @@ for one in open_cases(model, dataset, [case for case in silent if case.image_id 
     )
 
 # %% [markdown]
-# One image, three reasons. One of each: dashed the object, blue its witness, and below what that query thinks, the
-# right class in orange.
+# Three reasons. One of each: dashed the object, blue its witness, below what that query thinks, the right class in orange.
 
 # %%
 display(misses.draw([misses.MissState.of(opened[name], names) for name in ("car", "bus", "cup")]))
@@ -343,8 +339,7 @@ print(f"token {token}: IoU {box_iou(every_box, cup.box[None])[token, 0]:.2f}, sc
 print(f"the last of the 50 proposals: score {scores[last]:.3f}")
 
 # %% [markdown]
-# One did, with a fine box, and stood outside the door by a hair. Let ten more in. No training is needed: the number of
-# queries is in no weight.
+# One did, with a fine box, and stayed outside by a hair. Let ten more in. No weight depends on the number of queries:
 
 # %%
 model.queries.num_queries = 60
@@ -403,13 +398,13 @@ same_size = evaluate(model, dataset, batch_size=4, progress=False).metrics["AP"]
 print(f"AP: batch 1 {evaluation.metrics['AP']:.4f}, padded pairs {padded:.4f}, same-size batches of 4 {same_size:.4f}")
 
 # %% [markdown]
-# Padding moves AP. So the package's `evaluate` lets only images of one size share a batch, and `--batch-size` changes
-# nothing but the time. With other code, say the batch size beside the AP, or evaluate one by one.
+# Padding moves AP. So `evaluate` lets only images of one size share a batch, and `--batch-size` changes nothing but the
+# time. With other code, say the batch size beside the AP, or evaluate one by one.
 #
 # ## The paper's numbers
 #
-# 50 epochs on COCO train2017, 800 pixels, 32 images a step. AP on val2017 in percent, as the authors' repository reports
-# it (the paper's table 1 has 43.8, 45.4 and 46.2):
+# 50 epochs on COCO train2017, 32 images a step. AP on val2017 in percent, as the authors' repository reports it (the
+# paper's table 1 has 43.8, 45.4 and 46.2):
 #
 # | variant | preset | AP | small | medium | large | GPU hours (V100) |
 # |---|---|---|---|---|---|---|
@@ -428,18 +423,18 @@ print(f"lr falls to a tenth after epoch {round(recipe.drop_at * 50)}; gradients 
 print(f"325 GPU hours on 8 GPUs: {325 / 8:.0f} hours; {325 * 3600 / steps / 32:.2f} GPU seconds an image")
 
 # %% [markdown]
-# Two days on eight V100. The recipe is these presets' default:
+# The recipe is these presets' default:
 #
 #     torchrun --nproc_per_node 8 -m ddetr train --preset r50 --imagenet --data COCO --out RUN \
 #         --epochs 50 --batch-size 4 --workers 8
 #     python -m ddetr eval --weights RUN --data COCO
 #
-# Fewer GPUs take `--accumulate`. What counts is 32 images a step; with fewer, lower `--lr`.
+# Fewer GPUs take `--accumulate`: 32 images a step is what counts.
 #
 # ## Real weights
 #
-# You have a checkpoint of the authors', of mmdetection or Hugging Face? Put its path into the environment variable
-# `DDETR_WEIGHTS`, or a hub name such as `SenseTime/deformable-detr` if there is a network.
+# Have you a checkpoint of the authors', of mmdetection or Hugging Face? Set the environment variable `DDETR_WEIGHTS` to its
+# path, or with a network to a hub name, such as `SenseTime/deformable-detr`.
 
 # %%
 real, what = real_weights()
@@ -456,7 +451,7 @@ if real is not None:
 #
 # * AP is the area under precision against recall, averaged over classes and ten IoU thresholds; it needs the low scores.
 # * A miss has a place: no proposal, no box that fits, another class, or the right answer said too softly.
-# * Compare AP at one batch size, on one set, with a word about run-to-run noise.
+# * Two APs compare on one set, at one batch size, and by more than the noise from run to run.
 #
 # Questions answered here: 2 (where a query looked), 32 (batch 1 and 2), 36 (the paper's numbers).
 #
