@@ -96,8 +96,12 @@ GROUPS: dict[str, tuple[Question, ...]] = {
     "Data, matching, training": (
         Question(26, "80, 90 or 91 classes? Do labels begin at 0 or at 1?", {10: ""}),
         Question(27, "What does an image without any object teach?", {10: ""}),
-        Question(28, "The loss goes down and AP stays at 0. What now?", {11: "", 13: ""}),
-        Question(29, "Why do all images get the same boxes?", {11: "", 13: ""}),
+        Question(
+            28,
+            "The loss goes down and AP stays at 0. What now?",
+            {11: "", 13: "AP 0: what do I check, and in which order?"},
+        ),
+        Question(29, "Why do all images get the same boxes?", {11: "", 13: "Every image gets the same boxes: why?"}),
         Question(30, "How do I fine-tune on classes of my own, and which weights start afresh?", {11: ""}),
         Question(31, "How few images, and how small a batch? What fits in 6 GB or on a laptop?", {11: ""}),
         Question(

@@ -34,7 +34,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 print(clinic.suspects())
 
 # %% [markdown]
-# Three scenes of ten, as a healthy detector sees them. Detections with a score above 0.3:
+# Three of ten scenes, as a healthy detector sees them. Detections with a score above 0.3:
 
 # %%
 well = clinic.look(healthy)
@@ -179,8 +179,8 @@ assert columns["patient 4"]["decoder.layer0.value"] == 0
 # * Patient 4: the images arrive, the backbone sees them, and no value ever leaves the encoder's tokens.
 # * Fresh: all arrives, and the box head's last layer is zero. The boxes are the queries' reference points, the same for
 #   every image. So early in training this is *normal*: give it time, or better weights to start from.
-# * If it is zero from the pixels on, look at how images are loaded; from the backbone on, at its weights. If nothing is
-#   zero and everything is small, the learning rate may have been too high: the network has settled on an average scene.
+# * Zero from the pixels on: how are images loaded? From the backbone on: its weights? If nothing is zero and all is small
+#   at the end, it has settled on an average scene: more training, a lower rate, or both.
 #
 # ## Ward 2: well alone, ill in company
 #
@@ -193,14 +193,9 @@ for name, model in (("healthy", healthy), ("patient 5", clinic.patient(5)), ("pa
     print(f"{name:11}  {alone:.3f}  {company:.3f}")
 
 # %% [markdown]
-# The healthy one loses a little: so much blank is a lot for GroupNorm. The patients lose almost all. It must have to do
-# with padding; but how? Look at them in company:
-
-# %%
-company = {f"patient {n}, in company": clinic.in_company(clinic.patient(n), 2) for n in (5, 6)}
-display(patients.draw(company))
-
-# %% [markdown]
+# The healthy one loses a little: GroupNorm reads the blank (page 02). Patient 5 loses a third, patient 6 everything. It must
+# have to do with padding. But how?
+#
 # ### Patient 5
 #
 # Now a tool. The healthy one is the reference: the same weights, in code that is right. Run both, walk down the trace,
@@ -241,7 +236,17 @@ check("13.patient_5", patient_5)
 # %% [markdown]
 # ### Patient 6
 #
-# In the picture, do the boxes lie anywhere, or do they share a direction? Then `compare(6, clinic.pair())`.
+# Where do its queries look? Image 0 of the batch fills the width, and 160 of 237 rows: 0.68.
+
+# %%
+print("batch:", [tuple(image.shape[1:]) for image in clinic.pair()])
+for name, model in (("healthy", healthy), ("patient 6", clinic.patient(6))):
+    points = model.trace(clinic.pair())["decoder.layer0.attention_reference_points"]  # (B, Q, L, 4), on the padded maps
+    x, y = points[0, :, 0, :2].amax(0).tolist()
+    print(f"{name:9}: at most x = {x:.2f}, y = {y:.2f}")
+
+# %% [markdown]
+# If that does not tell you: `compare(6, clinic.pair())`.
 
 
 # %%
@@ -433,7 +438,7 @@ for name, bias in (("bias -4.6", None), ("bias 0", 0.0)):
     if bias is not None:
         torch.nn.init.constant_(fresh.heads.class_embed[0].bias, bias)
     losses = fresh(*clinic.lesson(healthy))
-    print(f"{name:9}: loss_ce {losses['loss_ce'].item():6.2f}, all losses {sum(losses.values()).item():6.2f}")
+    print(f"{name:9}: loss_class {losses['loss_class'].item():6.2f}, all losses {sum(losses.values()).item():6.2f}")
 
 # %% [markdown]
 # The list, cheapest first:
@@ -446,8 +451,7 @@ for name, bias in (("bias -4.6", None), ("bias 0", 0.0)):
 #    everywhere: see above.
 # 6. Batch 1 against a padded batch.
 # 7. The same weights in a code that works, tensor by tensor, down to the first that differs.
-# 8. Only now: learning rate, schedule, patience. Falling loss and AP 0 together are normal in the first minutes: scores
-#    rise last.
+# 8. Only now: learning rate, schedule, patience. A falling loss and AP 0 are normal in the first minutes (page 11).
 #
 # ## Take with you
 #

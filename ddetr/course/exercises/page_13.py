@@ -91,7 +91,7 @@ def _exercise(number: int, patient: Patient, notes: _Notes) -> Exercise:
     ]
     return Exercise(
         f"13.patient_{number}",
-        f"Write patient_{number}(): no arguments -> the name of what is wrong with patient {number}, one of the suspects.",
+        f"Write patient_{number}(): no arguments -> which of the suspects it is, by name.",
         cases,
         lambda: patient.fault,
         mistakes,
