@@ -87,7 +87,7 @@ class Report(Sequence[Finding]):
                 f'<tr><td style="text-align:left">{name}</td><td style="text-align:left">{mark} {state}</td>'
                 f'<td style="text-align:left">{found}{advice}</td></tr>'
             )
-        table = f"<table><tbody>{''.join(rows)}</tbody></table><p>{html.escape(self.verdict)}</p>"
+        table = f"<p>{html.escape(self.verdict)}</p><table><tbody>{''.join(rows)}</tbody></table>"
         return {"text/plain": self.verdict, "text/html": table}
 
 

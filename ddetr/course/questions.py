@@ -19,16 +19,22 @@ class Question(NamedTuple):
 
 GROUPS: dict[str, tuple[Question, ...]] = {
     "Seeing it": (
-        Question(1, "How do I draw the sampling points over the image, as the paper's figure 6 does?", {5: ""}),
+        Question(
+            1,
+            "How do I draw the sampling points over the image, as the paper's figure 6 does?",
+            {5: "The paper's figure 6"},
+        ),
         Question(
             2,
             "Where do decoder and encoder look? Is there something like DETR's attention maps?",
-            {5: "", 7: "One token, layer by layer", 8: "", 12: "Where did the bus's query look?"},
+            {5: "The paper's figure 6", 7: "One token, layer by layer", 8: "", 12: "Where did the bus's query look?"},
         ),
         Question(
-            3, "Are sampling locations the same as reference points, and how do I turn them into pixels?", {5: ""}
+            3,
+            "Are sampling locations the same as reference points, and how do I turn them into pixels?",
+            {5: "From sampling locations to pixels"},
         ),
-        Question(4, "The points of one head lie on a line and slide along it. Is that right?", {5: ""}),
+        Question(4, "The points of one head lie on a line and slide along it. Is that right?", {5: "Points on a line"}),
     ),
     "Masks, levels, reference points": (
         Question(
@@ -39,7 +45,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             6, "Do coordinates on padding go beyond 1, and does that do harm?", {4: "More than 1: does it matter?"}
         ),
-        Question(7, "A sampling location may fall outside the map. What is read there?", {6: "", 5: ""}),
+        Question(7, "A sampling location may fall outside the map. What is read there?", {6: "", 5: "Outside the map"}),
         Question(
             8,
             "Each level has its position encoding already: what is the level embedding for? And `level_start_index`?",
@@ -57,13 +63,21 @@ GROUPS: dict[str, tuple[Question, ...]] = {
     ),
     "The attention module": (
         Question(
-            12, "Why does the bias of `sampling_offsets` start as a star, one ray a head, and is it trained?", {5: ""}
+            12,
+            "Why does the bias of `sampling_offsets` start as a star, one ray a head, and is it trained?",
+            {5: "The star"},
         ),
-        Question(13, "Why are offsets divided by (W, H), and what happens with (H, W)?", {5: ""}),
+        Question(13, "Why are offsets divided by (W, H), and what happens with (H, W)?", {5: "Divide by (W, H)"}),
         Question(
-            14, "With boxes as references, why divide the offsets by the number of points and take half?", {5: ""}
+            14,
+            "With boxes as references, why divide the offsets by the number of points and take half?",
+            {5: "With a box: parts of its half sides"},
         ),
-        Question(15, "Why do the attention weights come from the query alone? Where is the key?", {5: ""}),
+        Question(
+            15,
+            "Why do the attention weights come from the query alone? Where is the key?",
+            {5: "How hard? A softmax without keys"},
+        ),
         Question(16, "What does `im2col_step` do, and why is a batch of 65 refused?", {6: ""}),
         Question(
             17,
@@ -94,8 +108,12 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(25, "Can two-stage do without refinement?", {9: "Two-stage without refinement?"}),
     ),
     "Data, matching, training": (
-        Question(26, "80, 90 or 91 classes? Do labels begin at 0 or at 1?", {10: ""}),
-        Question(27, "What does an image without any object teach?", {10: ""}),
+        Question(
+            26,
+            "80, 90 or 91 classes? Do labels begin at 0 or at 1?",
+            {10: "80, 90 or 91 classes", 13: "80, 90 or 91 classes?"},
+        ),
+        Question(27, "What does an image without any object teach?", {10: "An image without objects"}),
         Question(
             28,
             "The loss goes down and AP stays at 0. What now?",
@@ -109,7 +127,11 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             "Why is AP another one with evaluation batch 2 than with 1?",
             {3: "Does an image see its neighbour?", 2: "GroupNorm", 12: "Batch 1, batch 2"},
         ),
-        Question(33, "The GIoU assertion fails, or the loss becomes NaN. Where does it begin?", {10: ""}),
+        Question(
+            33,
+            "The GIoU assertion fails, or the loss becomes NaN. Where does it begin?",
+            {10: "NaN, and the GIoU assertion"},
+        ),
         Question(
             34,
             "Why does the memory that a batch needs swing so much?",

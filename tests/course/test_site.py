@@ -134,6 +134,12 @@ def test_prose_leads_to_the_page_that_it_names(pages):
     assert '<a href="00_tour.html">00</a>' in pages[2]  # a link in an output
 
 
+def test_several_pages_become_several_links():
+    text = markdown.render("*(Pages 04 to 07, and page 99.)*", markdown.Prose())
+    assert "(Pages <a href=" in text
+    assert re.findall(r'href="(\w+)\.html">(.*?)</a>', text) == [("04_reference_points", "04"), ("07_encoder", "07")]
+
+
 def test_a_formula_is_a_picture_on_the_line(pages):
     (formula,) = [i for i in Elements(pages[1]).all("img") if i.get("class") == "math"]
     assert formula["alt"] == "\\sum_p A_p x"
