@@ -208,7 +208,7 @@ function render({ model, el }) {
       say("");
     }
     controls.show();
-    boxTable.style.display = state.part === "encoder" || !scene.boxes ? "none" : "";
+    showIf(boxTable, state.part === "decoder" && scene.boxes);
     if (layer) {
       const all = pointsOf(layer, Math.min(row, layer.rows - 1), scene);
       const moved = all.map((point, i) => mixed(point, i));
@@ -239,9 +239,6 @@ function render({ model, el }) {
   }
 
   // -- Words.
-  function put(node, text) {
-    if (node.textContent !== text) node.textContent = text;
-  }
   function nameOfRow() {
     const depth = `${state.part} layer ${state.layer}`;
     if (state.part === "decoder") {
