@@ -18,9 +18,11 @@ from playwright.sync_api import Page, sync_playwright
 from ddetr import load_pretrained
 from ddetr.data import toy_scene
 from ddetr.viz import SamplingExplorer
+from ddetr.viz.figures import LEVEL_COLOURS
+from ddetr.viz.sampling import REFERENCE_COLOUR
 
 SCENE = 105
-WIDTH, HEIGHT = 900, 640
+WIDTH, HEIGHT = 900, 690
 LARGEST = 2_000_000  # bytes
 
 
@@ -32,7 +34,7 @@ def record(page: Page) -> Iterator[tuple[Image.Image, int]]:
 
     def frame(milliseconds: int) -> tuple[Image.Image, int]:
         page.wait_for_timeout(60)
-        shot = page.locator(".ddetr-explorer").screenshot(animations="disabled")
+        shot = page.screenshot(animations="disabled")
         return Image.open(io.BytesIO(shot)).convert("RGB"), milliseconds
 
     def move(x: float, y: float) -> None:
@@ -63,6 +65,16 @@ def record(page: Page) -> Iterator[tuple[Image.Image, int]]:
     yield frame(1200)
 
 
+def _with_colours(frame: Image.Image) -> Image.Image:
+    """The frame above a patch of each colour that matters, however few of its pixels have it."""
+    colours = [*LEVEL_COLOURS, REFERENCE_COLOUR, "#ffffff", "#000000", "#0b5cad"]
+    sheet = Image.new("RGB", (frame.width, frame.height + 40 * len(colours)))
+    sheet.paste(frame)
+    for n, colour in enumerate(colours):
+        sheet.paste(colour, (0, frame.height + 40 * n, frame.width, frame.height + 40 * (n + 1)))
+    return sheet
+
+
 def main() -> None:
     """Write the picture; an error if it is too large to put into a README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -78,7 +90,7 @@ def main() -> None:
         frames, times = zip(*record(page), strict=True)
         browser.close()
     # One palette for all, without dithering: what does not move is then equal from frame to frame, and costs nothing.
-    palette = frames[-1].quantize(128, dither=Image.Dither.NONE)
+    palette = _with_colours(frames[-1]).quantize(160, dither=Image.Dither.NONE)
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     frames[0].save(args.out, save_all=True, append_images=frames[1:], duration=list(times), loop=0, optimize=True)
     size = args.out.stat().st_size

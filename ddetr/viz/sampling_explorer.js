@@ -7,7 +7,7 @@ const CHOICES = [
   "threshold", "playing",
 ];
 const WHERE = ["on the image", "on padding", "outside the map"];
-const SIDE = 260; // CSS pixels, the panel beside the image with its gap
+const SIDE = 288; // CSS pixels, the panel beside the image with its gap
 const PREFETCH = 16e6; // bytes: encoders up to this size are fetched whole, larger ones layer by layer
 
 function render({ model, el }) {
