@@ -33,9 +33,9 @@ from ddetr.engine import (
 )
 from ddetr.engine.misses import open_cases
 from ddetr.ops import choose_backend
+from ddetr.viz import SamplingExplorer, figures, misses, scenes
 from ddetr.viz import average_precision as figures_of_ap
 from ddetr.viz import evaluation as figures_of_scores
-from ddetr.viz import SamplingExplorer, figures, misses, scenes
 from ddetr.viz.sampling_view import SamplingView, points_of
 
 torch.manual_seed(0)
