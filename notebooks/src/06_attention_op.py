@@ -99,7 +99,7 @@ print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_h
 # Step through it: set `point` to anything from 0 to 15.
 
 # %%
-point = 9
+point = 4
 state = kernel_thread.ThreadState(sizes, locations[0, q, m], weights[0, q, m], point, "forward", q, m, (8, 12))
 display(kernel_thread.draw(state))
 
