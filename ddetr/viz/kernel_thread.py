@@ -98,7 +98,7 @@ def draw(state: ThreadState) -> Figure:
     figure.alt = (
         f"A thread of query {state.query}, head {state.head}, {state.direction}, at point {state.point} of {L * P}, "
         f"level {level}. Its four corners are tokens {', '.join(read)}; they count "
-        f"{', '.join(f'{weight * c.weight:.3f}' for c in steps[-1])}. "
+        f"{', '.join(f'{weight * c.weight:.3g}' for c in steps[-1])}. "
         + ("It adds to each one's gradient." if state.direction == BACKWARD else "It adds them to its sum.")
     )
     return figure
