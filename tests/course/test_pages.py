@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -84,6 +86,20 @@ def test_the_pages_solution_is_right_and_its_stub_is_no_answer(exercise, capsys)
     assert f"{exercise}: not attempted yet" in capsys.readouterr().out
     exec(solution, dict(shared))
     assert f"{exercise}: right" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("on_colab", [False, True])
+def test_the_first_cell_installs_the_package_on_colab_and_does_nothing_elsewhere(name, on_colab, monkeypatch):
+    cell = pages.read_page(name).cells[1]
+    assert "colab" in cell.metadata.tags
+    assert cell.metadata.jupyter.source_hidden
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command))
+    if on_colab:
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    exec(cell.source, {})
+    expected = [sys.executable, "-m", "pip", "install", "--quiet", f"ddetr[course] @ git+{pages.REPOSITORY}"]
+    assert calls == ([expected] if on_colab else [])
 
 
 def test_an_unknown_page_is_named():

@@ -1,0 +1,119 @@
+"""What people ask in public about Deformable DETR, and the heading under which a page answers it.
+
+A heading is written as it stands on the page. An empty one belongs to a page that is not written yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Question(NamedTuple):
+    """A question by its number, and where it is answered: page number -> heading on it, the fullest answer first."""
+
+    number: int
+    text: str
+    answers: Mapping[int, str]
+
+
+GROUPS: dict[str, tuple[Question, ...]] = {
+    "Seeing it": (
+        Question(1, "How do I draw the sampling points over the image, as the paper's figure 6 does?", {5: ""}),
+        Question(
+            2,
+            "Where do decoder and encoder look? Is there something like DETR's attention maps?",
+            {5: "", 7: "One token, layer by layer", 8: ""},
+        ),
+        Question(
+            3, "Are sampling locations the same as reference points, and how do I turn them into pixels?", {5: ""}
+        ),
+        Question(4, "The points of one head lie on a line and slide along it. Is that right?", {5: ""}),
+    ),
+    "Masks, levels, reference points": (
+        Question(
+            5,
+            "What are `valid_ratios`, and why divide by them only to multiply again?",
+            {4: "Why divide, and then multiply?"},
+        ),
+        Question(
+            6, "Do coordinates on padding go beyond 1, and does that do harm?", {4: "More than 1: does it matter?"}
+        ),
+        Question(7, "A sampling location may fall outside the map. What is read there?", {6: "", 5: ""}),
+        Question(
+            8,
+            "Each level has its position encoding already: what is the level embedding for? And `level_start_index`?",
+            {3: "Which level am I? The level embedding"},
+        ),
+        Question(
+            9,
+            "Reference points are (B, S, L, 2) in the encoder, (B, Q, 2) in the decoder, in one module. Why?",
+            {4: "Why (B, S, L, 2) here and (B, Q, 2) there?"},
+        ),
+        Question(
+            10, "Are the decoder's reference points the same in all layers?", {4: "Do they change from layer to layer?"}
+        ),
+        Question(11, "The query embedding is split in two. Which half is the position?", {8: ""}),
+    ),
+    "The attention module": (
+        Question(
+            12, "Why does the bias of `sampling_offsets` start as a star, one ray a head, and is it trained?", {5: ""}
+        ),
+        Question(13, "Why are offsets divided by (W, H), and what happens with (H, W)?", {5: ""}),
+        Question(
+            14, "With boxes as references, why divide the offsets by the number of points and take half?", {5: ""}
+        ),
+        Question(15, "Why do the attention weights come from the query alone? Where is the key?", {5: ""}),
+        Question(16, "What does `im2col_step` do, and why is a batch of 65 refused?", {6: ""}),
+        Question(
+            17,
+            "`align_corners` or not, half a pixel or none, [0, 1] or [-1, 1]: which is it?",
+            {6: "", 4: "`align_corners`, half pixels: which is right?"},
+        ),
+        Question(18, "Why does the original operator need CUDA, and does `grid_sample` compute the same?", {6: ""}),
+        Question(19, "What does half precision change, and where does the NaN come from?", {6: ""}),
+    ),
+    "Heads, refinement, two-stage": (
+        Question(
+            20,
+            "Why does the class bias start at -4.6, and the box bias at -2?",
+            {9: "Where it starts: -4.6 and -2"},
+        ),
+        Question(21, "Why predict an offset before the sigmoid, and not simply a box?", {9: "An offset, not a box"}),
+        Question(
+            22,
+            "Why do the layers share one head without refinement, and have their own with it?",
+            {9: "One head, or one for each layer?"},
+        ),
+        Question(
+            23,
+            "References and proposals are detached. Why, and does the encoder learn at all?",
+            {9: "Who trains the encoder?"},
+        ),
+        Question(24, "Why are the proposals ranked by class 0 and no other?", {9: "Class 0 alone"}),
+        Question(25, "Can two-stage do without refinement?", {9: "Two-stage without refinement?"}),
+    ),
+    "Data, matching, training": (
+        Question(26, "80, 90 or 91 classes? Do labels begin at 0 or at 1?", {10: ""}),
+        Question(27, "What does an image without any object teach?", {10: ""}),
+        Question(28, "The loss goes down and AP stays at 0. What now?", {11: "", 13: ""}),
+        Question(29, "Why do all images get the same boxes?", {11: "", 13: ""}),
+        Question(30, "How do I fine-tune on classes of my own, and which weights start afresh?", {11: ""}),
+        Question(31, "How few images, and how small a batch? What fits in 6 GB or on a laptop?", {11: ""}),
+        Question(
+            32,
+            "Why is AP another one with evaluation batch 2 than with 1?",
+            {3: "Does an image see its neighbour?", 2: "GroupNorm", 12: ""},
+        ),
+        Question(33, "The GIoU assertion fails, or the loss becomes NaN. Where does it begin?", {10: ""}),
+        Question(
+            34,
+            "Why does the memory that a batch needs swing so much?",
+            {3: "Whose size decides the number of tokens?"},
+        ),
+        Question(35, "Which parameters learn at a tenth of the rate, and why those?", {11: ""}),
+        Question(36, "What does it take to get the paper's AP: schedule, batch, hardware, hours?", {12: ""}),
+    ),
+}
+
+QUESTIONS: tuple[Question, ...] = tuple(question for group in GROUPS.values() for question in group)
