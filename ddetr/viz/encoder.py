@@ -19,6 +19,7 @@ from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, label_axes
 LevelSizes = Sequence[tuple[int, int]]
 
 _HALO = [withStroke(linewidth=3, foreground="white")]
+_RIM = [withStroke(linewidth=4.5, foreground="black")]
 
 
 def split_levels(values: Tensor, level_sizes: LevelSizes) -> list[Tensor]:
@@ -158,7 +159,7 @@ def _colours(tokens: Tensor, level_sizes: LevelSizes) -> list[np.ndarray]:
 
 def _grid(image: Tensor, rows: int, levels: int, cross: tuple[float, float] | None = None) -> tuple[Figure, np.ndarray]:
     """Axes (rows, levels) beside the image, which may have a cross at (x, y) in [0, 1]."""
-    figure = Figure(figsize=(2.1 * (levels + 1), 0.4 + 1.5 * rows), layout="constrained")
+    figure = Figure(figsize=(1.8 * (levels + 1), 0.4 + 1.35 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, levels + 1)
     first = figure.add_subplot(grid[:, 0])
     first.imshow(denormalize_image(image).permute(1, 2, 0).numpy(), extent=(0, image.shape[2], image.shape[1], 0))
@@ -166,7 +167,7 @@ def _grid(image: Tensor, rows: int, levels: int, cross: tuple[float, float] | No
     first.set_title("image", fontsize=8)
     if cross:
         place = (cross[0] * image.shape[2], cross[1] * image.shape[1])
-        first.plot(*place, "+", color=INK, markersize=14, markeredgewidth=2.5, path_effects=_HALO)
+        first.plot(*place, "+", color="#3CFF3C", markersize=13, markeredgewidth=2.5, path_effects=_RIM)
     axes = np.array([[figure.add_subplot(grid[row, n + 1]) for n in range(levels)] for row in range(rows)])
     for level in range(levels):
         axes[0, level].set_title(f"level {level}", fontsize=8)
