@@ -47,7 +47,7 @@ def draw_queries(state: QueriesState, columns: int = 8) -> Figure:
         raise ValueError(f"queries must be some of 0 to {Q - 1}; got {wrong[0] if wrong else 'none'}")
     rows = -(-len(state.queries) // columns)
     figure = Figure(figsize=(1.3 * columns, 0.9 + 1.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, query in zip(grid, state.queries, strict=False):
         boxes = state.boxes[:, query].cpu().numpy()
         for (_, colour, marker), chosen in zip(SIZE_BINS, _by_size(boxes), strict=True):
@@ -57,7 +57,7 @@ def draw_queries(state: QueriesState, columns: int = 8) -> Figure:
         axes.set(xlim=(0, 1), ylim=(1, 0), xticks=[0, 1], yticks=[0, 1], aspect="equal")
         axes.set_title(f"query {query}", fontsize=8)
         axes.tick_params(labelsize=6)
-    for axes in list(grid)[len(state.queries) :]:
+    for axes in grid[len(state.queries) :]:
         axes.axis("off")
     figure.supxlabel("x of the box centre (part of the image's width)", fontsize=8)
     figure.supylabel("y (part of its height)", fontsize=8)
