@@ -152,9 +152,8 @@ for n in range(2):
     locations, weights = (trace[f"encoder.layer{n}.{name}"][0] for name in ("sampling_locations", "attention_weights"))
     away = ((locations - places[n][0][:, None, :, None]) * pixels).norm(dim=-1)  # (S, M, L, P)
     share = weights.sum((1, 3)).mean(0) / 8  # (S, M, L, P) -> (L,)
-    print(
-        f"layer {n}: {(away * weights).sum() / weights.sum():.0f} pixels; weight on levels 0 to 3: {share.numpy().round(2)}"
-    )
+    mean = (away * weights).sum() / weights.sum()
+    print(f"layer {n}: {mean:.0f} pixels away; weight on levels 0 to 3: {share.numpy().round(2)}")
 
 # %% [markdown]
 # Here the first layer looks far, and gives a third of its weight to the twelve coarsest tokens. The second works near
@@ -357,10 +356,8 @@ for name, cost in parts.items():
 
 # %%
 for S in (727, 5532, 22223):
-    ways = [sum(way(S).values()) for way in (dense_attention_cost, deformable_attention_cost)]
-    print(
-        f"S = {S:5}: dense {ways[0] / 1e9:7.2f} G, deformable {ways[1] / 1e9:5.2f} G, {ways[0] / ways[1]:4.1f} times as much"
-    )
+    many, few = (sum(way(S).values()) / 1e9 for way in (dense_attention_cost, deformable_attention_cost))
+    print(f"S = {S:5}: dense {many:7.2f} G, deformable {few:5.2f} G, {many / few:4.1f} times as much")
 
 # %%
 counts = [round(2**k) for k in torch.arange(7, 16.1, 0.5).tolist()]
