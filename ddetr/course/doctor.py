@@ -87,7 +87,7 @@ class Report(Sequence[Finding]):
                 f'<tr><td style="text-align:left">{name}</td><td style="text-align:left">{mark} {state}</td>'
                 f'<td style="text-align:left">{found}{advice}</td></tr>'
             )
-        table = f"<table><tbody>{''.join(rows)}</tbody></table><p>{html.escape(self.verdict)}</p>"
+        table = f"<p>{html.escape(self.verdict)}</p><table><tbody>{''.join(rows)}</tbody></table>"
         return {"text/plain": self.verdict, "text/html": table}
 
 
@@ -243,7 +243,9 @@ def _data() -> Finding:
         for split in ("train", "val"):
             coco_layout(folder, split)
     except DataError as error:
-        return Finding("data", ADVICE, str(error), "set DDETR_COCO to a folder in COCO's layout, or unset it")
+        return Finding(
+            "data", ADVICE, str(error).split(". ")[0], "set DDETR_COCO to a folder in COCO's layout, or unset it"
+        )
     return Finding("data", FINE, f"ToyCOCO, which the package draws, and COCO in {folder}")
 
 

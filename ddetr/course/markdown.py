@@ -48,8 +48,8 @@ class Prose(IPythonRenderer):
         return f'<h{level} id="{name}">{text}{link}</h{level}>\n'
 
     def text(self, text: str) -> str:
-        """Plain text; "page 05" in it becomes a link."""
-        return re.sub(r"\b([Pp]age) (\d\d)\b", _page_link, super().text(text))
+        """Plain text; "page 05" in it, and "pages 04 to 07", become links."""
+        return re.sub(r"\b[Pp]ages? \d\d(?:(?:,| and| or| to) \d\d)*\b", _page_links, super().text(text))
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         """A link; one to a notebook leads to its page. The text of a link is no place for another link."""
@@ -96,8 +96,10 @@ def formula(body: str) -> str:
     return f'<img class="math" alt="{alt}" {pixels} style="{style}" src="data:image/svg+xml;base64,{data}">'
 
 
-def _page_link(match: re.Match[str]) -> str:
-    number = int(match[2])
-    if number >= len(SERIES):
-        return match[0]
-    return f'<a href="{SERIES[number]}.html">{match[0]}</a>'
+def _page_links(match: re.Match[str]) -> str:
+    one = r"\bpage \d\d|\d\d"
+    return re.sub(one, lambda number: _page_link(number[0], int(number[0][-2:])), match[0], flags=re.I)
+
+
+def _page_link(text: str, number: int) -> str:
+    return f'<a href="{SERIES[number]}.html">{text}</a>' if number < len(SERIES) else text

@@ -146,9 +146,11 @@ def _stage_html(stage: str, rows: Sequence[TraceRow]) -> str:
     opened = "" if re.search(r"\.layer[1-9]|^detections[1-9]", stage) else " open"
     pages = ", ".join(sorted({row.page for row in rows}))
     cells = "".join(_row_html(row) for row in rows)
-    head = "".join(f'<th style="text-align:left">{column}</th>' for column in COLUMNS[1:])
+    widths = zip(COLUMNS[1:], ("15em", "12em", "12em", "4em", "3em"), strict=True)
+    head = "".join(f'<th style="text-align:left;min-width:{width}">{column}</th>' for column, width in widths)
+    count = f"{len(rows)} tensor{'s' if len(rows) > 1 else ''}"
     return (
-        f"<details{opened}><summary><b>{html.escape(stage)}</b>: {len(rows)} tensors, "
+        f"<details{opened}><summary><b>{html.escape(stage)}</b>: {count}, "
         f"page{'s' if ',' in pages else ''} {pages}</summary>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{cells}</tbody></table></details>"
     )

@@ -53,7 +53,7 @@ def feature_browser(maps: features.Maps, image: Tensor, names: Sequence[str], le
     with torch.no_grad():
         found = [feature[0] for feature in maps(image[None])]
     handles = Handles(
-        (W, H), points=[[W / 2, H / 2]], labels=["cell"], colours=[INK], image=_png(image), step=4, max_width=300,
+        (W, H), points=[[W / 2, H / 2]], labels=["cell"], colours=[INK], image=as_png(image), step=4, max_width=300,
         title="The image: drag the point",
     )  # fmt: skip
     levels = Dropdown(options=[(name, n) for n, name in enumerate(names)], value=level, description="level")
@@ -68,7 +68,7 @@ def feature_browser(maps: features.Maps, image: Tensor, names: Sequence[str], le
     return Sandbox(features.draw, state, {"points": (handles, "points"), "level": levels, "channel": channel})
 
 
-def _png(image: Tensor) -> bytes:
+def as_png(image: Tensor) -> bytes:
     """A normalised image (3, H, W) as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(denormalize_image(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG")
