@@ -28,6 +28,7 @@ from ddetr.models.reference_points import encoder_reference_points
 from ddetr.ops import choose_backend
 from ddetr.viz import encoder, figures, sampling
 from ddetr.viz.ablation import ablation_bars
+from ddetr.viz.encoder_sandbox import similarity_sandbox
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
@@ -216,7 +217,7 @@ for name, vectors in stages.items():
 
 # %%
 state = encoder.SimilarityState(image, stages, tokens.level_sizes, level, x, y)
-display(encoder.draw_similarity(state))
+similarity_sandbox(state)
 
 # %%
 scene = toy_scene(SCENE_SEED)
@@ -242,7 +243,7 @@ assert near["memory"]["small sign"] > near["memory"]["boat"]
 # At first the boat, its neighbour. In the memory the other stop sign, far up in the picture: look at level 0 too. The
 # token has found out what it belongs to.
 #
-# **Touch**: change the token in `SimilarityState(...)`, for example to level 0, x = 0.1, y = 0.8, the meadow.
+# **Touch.** Drag the token above onto the meadow, the bottle, the small sign, and change its level.
 #
 # ## And the padding?
 #
@@ -264,9 +265,8 @@ with torch.no_grad():
     garbage = clean.masked_fill(pair.mask[..., None], 1e4)
     boxes, boxes_of_garbage = finish(clean, pair).pred_boxes, finish(garbage, pair).pred_boxes
 assert torch.equal(boxes, boxes_of_garbage)
-print(
-    f"{pair.mask.sum()} padding tokens, memory there of size {clean[pair.mask].square().mean().sqrt():.2f}: no box moves"
-)
+size = clean[pair.mask].square().mean().sqrt()
+print(f"{pair.mask.sum()} padding tokens, memory there of size {size:.2f}: no box moves")
 
 # %% [markdown]
 # Nothing happens. Their vectors are worked out and thrown away: whoever reads there reads zero, in every layer and in

@@ -283,10 +283,8 @@ for n in range(3):
         trace[f"decoder.layer{n}.{name}"][0, winner] for name in ("sampling_locations", "attention_weights")
     )
     inside = ((places - torch.stack([cx, cy])).abs() < torch.stack([w, h]) / 2).all(-1)  # (M, L, P)
-    print(
-        f"layer {n}: {inside.float().mean():.0%} of the 128 points lie in the box, with {weights[inside].sum() / 8:.0%} of the weight"
-    )
-
+    share = weights[inside].sum() / 8
+    print(f"layer {n}: {inside.float().mean():.0%} of the 128 points lie in the box, with {share:.0%} of the weight")
 offsets = "decoder.layer0.sampling_offsets"
 assert torch.equal(trace[offsets], other[offsets])
 

@@ -113,3 +113,20 @@ def test_bars_count_what_was_found_and_what_was_made_up():
         ablation_bars({"a": full, "b": ErrorBreakdown(0.3, [], [])})
     with pytest.raises(ValueError, match="same objects"):
         ablation_bars({})
+
+
+def test_the_sandbox_compares_the_token_that_was_dragged_to():
+    pytest.importorskip("ipywidgets")
+    from ddetr.viz.encoder_sandbox import similarity_sandbox
+
+    start = SimilarityState(IMAGE, {"memory": torch.randn(30, 4)}, SIZES, 1, 0.5, 0.5)
+    sandbox = similarity_sandbox(start)
+    assert sandbox.state == start
+    handles, _ = sandbox.controls["points"]
+    handles.points = [[48, 32]]  # the corner, which belongs to the last cell
+    sandbox.controls["level"][0].value = 0
+    assert token_index(SIZES, sandbox.state.level, sandbox.state.x, sandbox.state.y) == 23
+    assert not sandbox.message
+    assert "level 0 at x 1.00, y 1.00" in sandbox.figure.alt
+    with pytest.raises(ValueError, match="level must be 0 to 1; got 2"):
+        similarity_sandbox(start._replace(level=2))
