@@ -22,6 +22,16 @@ function group(label, ...children) {
   return h("div", { class: "group", role: "group", "aria-label": label }, h("span", { class: "label" }, label), ...children);
 }
 
+// What is written only when it changes costs no layout.
+function put(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function showIf(node, on) {
+  const display = on ? "" : "none";
+  if (node.style.display !== display) node.style.display = display;
+}
+
 function press(node, on) {
   const text = String(Boolean(on));
   if (node.getAttribute("aria-pressed") !== text) node.setAttribute("aria-pressed", text);
@@ -89,26 +99,28 @@ function makeControls(bars, scene, geo, state, act) {
     const encoder = state.part === "encoder";
     press(controls.encoder, encoder);
     press(controls.decoder, !encoder);
-    controls.slider.max = scene.parts[state.part].length - 1;
-    controls.slider.value = state.layer;
-    controls.layer.textContent = `${state.layer} of 0–${scene.parts[state.part].length - 1}`;
-    controls.play.textContent = state.playing ? "❚❚" : "▶";
+    const last = scene.parts[state.part].length - 1;
+    if (controls.slider.max !== String(last)) controls.slider.max = last;
+    if (controls.slider.value !== String(state.layer)) controls.slider.value = state.layer;
+    put(controls.layer, `${state.layer} of 0–${last}`);
+    put(controls.play, state.playing ? "❚❚" : "▶");
     press(controls.play, state.playing);
-    controls.tokenGroup.style.display = encoder && geo.isGrid ? "" : "none";
-    controls.queryGroup.style.display = encoder ? "none" : "";
+    showIf(controls.tokenGroup, encoder && geo.isGrid);
+    showIf(controls.queryGroup, !encoder);
     if (encoder && geo.isGrid) {
       const { level } = geo.cellOf(state.token);
       controls.tokenLevels.forEach((node, n) => press(node, n === level));
     }
     press(controls.pinned, state.pinned);
-    controls.rank.textContent = `${state.query} (${scene.order.indexOf(state.query) + 1} of ${scene.order.length} by score)`;
-    controls.threshold.value = state.threshold;
+    put(controls.rank, `${state.query} (${scene.order.indexOf(state.query) + 1} of ${scene.order.length} by score)`);
+    if (Number(controls.threshold.value) !== state.threshold) controls.threshold.value = state.threshold;
     controls.heads.forEach((node, head) => {
       press(node, state.heads.includes(head));
-      node.disabled = head >= scene.heads[state.part];
+      if (node.disabled !== head >= scene.heads[state.part]) node.disabled = !node.disabled;
     });
     controls.levels.forEach((node, level) => press(node, state.levels.includes(level)));
-    if (document.activeElement !== controls.heaviest) controls.heaviest.value = state.heaviest ?? "";
+    const heaviest = String(state.heaviest ?? "");
+    if (document.activeElement !== controls.heaviest && controls.heaviest.value !== heaviest) controls.heaviest.value = heaviest;
     for (const name of ["weights", "lines", "grid"]) press(controls[name], state[name]);
   }
   return { ...controls, show };

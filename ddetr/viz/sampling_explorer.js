@@ -7,7 +7,7 @@ const CHOICES = [
   "threshold", "playing",
 ];
 const WHERE = ["on the image", "on padding", "outside the map"];
-const SIDE = 260; // CSS pixels, the panel beside the image with its gap
+const SIDE = 288; // CSS pixels, the panel beside the image with its gap
 const PREFETCH = 16e6; // bytes: encoders up to this size are fetched whole, larger ones layer by layer
 
 function render({ model, el }) {
@@ -208,7 +208,7 @@ function render({ model, el }) {
       say("");
     }
     controls.show();
-    boxTable.style.display = state.part === "encoder" || !scene.boxes ? "none" : "";
+    showIf(boxTable, state.part === "decoder" && scene.boxes);
     if (layer) {
       const all = pointsOf(layer, Math.min(row, layer.rows - 1), scene);
       const moved = all.map((point, i) => mixed(point, i));
@@ -239,9 +239,6 @@ function render({ model, el }) {
   }
 
   // -- Words.
-  function put(node, text) {
-    if (node.textContent !== text) node.textContent = text;
-  }
   function nameOfRow() {
     const depth = `${state.part} layer ${state.layer}`;
     if (state.part === "decoder") {

@@ -8,6 +8,7 @@ const TALLEST = 600; // CSS pixels
 function makePainter({ root, base, overlay, inset }, scene, picture, geo, predicted, state) {
   let frame = null; // what the canvases show: left, top, width, height in image pixels; scale to CSS pixels; screen ratio
   let basis = ""; // what the lower canvas shows
+  let inks = {}; // the theme's colours; asking for them in every frame would make the browser lay out the page
 
   // Fit the image into a width in CSS pixels; returns how wide it became.
   function fit(room) {
@@ -40,8 +41,11 @@ function makePainter({ root, base, overlay, inset }, scene, picture, geo, predic
     context.setTransform(frame.ratio, 0, 0, frame.ratio, 0, 0);
   }
   function colours() {
-    const style = getComputedStyle(root);
-    return { panel: style.getPropertyValue("--panel"), line: style.getPropertyValue("--line") };
+    if (inks.theme !== root.dataset.theme) {
+      const style = getComputedStyle(root);
+      inks = { theme: root.dataset.theme, panel: style.getPropertyValue("--panel"), line: style.getPropertyValue("--line") };
+    }
+    return inks;
   }
   function drawBase(drawn) {
     const gridLevel = state.grid && drawn?.current ? drawn.current.level : -1;

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Sequence
 
 import torch
-from ipywidgets import BoundedIntText, Dropdown
+from ipywidgets import BoundedIntText, Dropdown, IntSlider, Play, ToggleButtons, jslink
 from PIL import Image
 from torch import Tensor
 
 from ..data import denormalize_image
 from . import feature_browser as features
-from . import padding
+from . import kernel_thread, padding
 from .figures import INK
 from .handles import Handles
 from .sandbox import Sandbox
@@ -66,6 +67,25 @@ def feature_browser(maps: features.Maps, image: Tensor, names: Sequence[str], le
         return features.FeatureState(image, found, names, level, chosen, place, weight(level, place))
 
     return Sandbox(features.draw, state, {"points": (handles, "points"), "level": levels, "channel": channel})
+
+
+def kernel_thread_view(start: kernel_thread.ThreadState) -> Sandbox:
+    """Step one thread of the attention kernel from point to point, or play it, forward or backward.
+
+    ValueError for a state that cannot be drawn.
+    """
+    last = math.prod(torch.as_tensor(start.weights).shape) - 1
+    step = IntSlider(value=start.point, min=0, max=last, description="point", continuous_update=False)
+    play = Play(value=start.point, min=0, max=last, interval=1000)
+    directions = ToggleButtons(options=(kernel_thread.FORWARD, kernel_thread.BACKWARD), value=start.direction)
+
+    def state(point: int, direction: str) -> kernel_thread.ThreadState:
+        return start._replace(point=point, direction=direction)
+
+    sandbox = Sandbox(kernel_thread.draw, state, {"point": step, "direction": directions})
+    jslink((play, "value"), (step, "value"))
+    sandbox.children = (play, *sandbox.children)
+    return sandbox
 
 
 def as_png(image: Tensor) -> bytes:

@@ -23,7 +23,7 @@ from ddetr.data import prepare_image, toy_scene
 from ddetr.engine.schedule import Recipe
 from ddetr.models.deform_attention import MSDeformAttn
 from ddetr.ops import bilinear_sample, choose_backend, ms_deform_attn
-from ddetr.viz import coordinate_sandboxes, figures, offsets, sampling
+from ddetr.viz import SamplingExplorer, coordinate_sandboxes, figures, offsets, sampling
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
@@ -321,11 +321,12 @@ print(f"largest deviation: {(ours - theirs).abs().max():.0e} pixels")
 # Draw it: the token on the clock, all its heads and levels. A dot grows with its weight.
 
 # %%
-display(sampling.sampling_points(view, "encoder", 1, token))
+display(SamplingExplorer(view=view, layer=1, token=token))
 
 # %% [markdown]
-# The cross is the reference point. The heavy points sit around the rim of the clock. For a model of yours: a trace,
-# `SamplingView.from_trace`, one call. *(The decoder's: below, and page 08.)*
+# The cross is the reference point. The heavy points sit around the rim of the clock. Move over the image; arrow keys
+# move the token, [ and ] the layer. For a model of yours: `SamplingExplorer(model, image)`. Without a notebook,
+# `sampling.sampling_points(view, "encoder", 1, token)` draws the same picture. *(The decoder's: below, and page 08.)*
 #
 # ## Points on a line
 #

@@ -122,3 +122,9 @@ def output_texts(notebook):
 
 def output_text(output):
     return output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
+def test_a_committed_page_has_no_widget_that_would_need_a_kernel(committed):
+    assert "widgets" not in committed.metadata
+    bundles = [output.get("data", {}) for cell in committed.cells for output in cell.get("outputs", [])]
+    assert not any("application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles)
