@@ -142,7 +142,7 @@ print(f"token {index} looks from {[round(v, 3) for v in places[0][0, index, leve
 view = sampling.SamplingView.from_trace(trace, image)
 assert sampling.token_at(view, level, x * 212, y * 160) == index
 for n in range(2):
-    display(sampling.sampling_points(view, "encoder", n, index, heaviest=48))
+    display(sampling.sampling_points(view, "encoder", n, index, heaviest=48, inches=3.5))
 
 # %% [markdown]
 # How far do the points lie from where the token stands, weighted by attention, over all tokens?
