@@ -58,6 +58,7 @@ def sampling_points(
     lines: bool = False,
     point: Sequence[int] | None = None,
     grid: bool = False,
+    inches: float = 5.0,
 ) -> Figure:
     """The image with the sampling points of one token or query (the paper's figure 6).
 
@@ -75,6 +76,7 @@ def sampling_points(
         lines: a line from the reference point to each point.
         point: (head, level, point) of one that is circled, with the four cells that it reads close up beside the image.
         grid: the cells of that point's level over the image; without `point`, of the heaviest one's.
+        inches: of the picture's longer side, for a page that shows several.
 
     Raises:
         ValueError: anything that does not exist; says what there is.
@@ -83,7 +85,7 @@ def sampling_points(
     everything = points_of(view, part, layer, row)
     cross = reference(view, part, layer, row)
     left, right, top, bottom = _frame(view, points, cross)
-    scale = 5.0 / max(right - left, bottom - top)
+    scale = inches / max(right - left, bottom - top)
     figure = Figure(figsize=(scale * (right - left) + 3.1, scale * (bottom - top) + 0.9), layout="constrained")
     axes = figure.subplots()
     h, w = view.size

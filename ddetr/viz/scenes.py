@@ -82,10 +82,10 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
     if not scenes:
         figure.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=10)
         return figure
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, scene in zip(grid, scenes, strict=False):
         _draw(axes, scene)
-    for axes in list(grid)[len(scenes) :]:
+    for axes in grid[len(scenes) :]:
         axes.axis("off")
     figure.supxlabel("x (pixels)", fontsize=8)
     figure.supylabel("y (pixels)", fontsize=8)
