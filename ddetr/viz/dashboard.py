@@ -86,7 +86,7 @@ def draw(state: DashboardState) -> Figure:
     """
     if not state.looks:
         raise ValueError("a dashboard needs at least one look at its image; got none")
-    figure = Figure(figsize=(10, 5.6))  # a fixed layout: it is drawn often
+    figure = Figure(figsize=(9.4, 5.2))  # a fixed layout: it is drawn often
     grid = figure.subplots(
         2, 3, height_ratios=(1, 1.2), gridspec_kw={"left": 0.05, "right": 0.985, "top": 0.89, "bottom": 0.13,
         "hspace": 0.42, "wspace": 0.2},
@@ -170,9 +170,9 @@ class Dashboard:
         with Dashboard(model, *dataset[0]) as board:
             train(model, dataset, options, out, callbacks=[board])
 
-    It looks at the image at each line of the log, and replaces its figure at most every `every` seconds and at the end,
-    so that one figure stays. `state` is what it shows. `stop()`, from a button for example, ends the run at its
-    next line; the run's checkpoint is written as after Ctrl-C.
+    It looks at the image at each line of the log. Each `with` shows one figure, and replaces it at most every `every`
+    seconds and at the end, so that one stays; without `with` it only records. `state` is what it shows. `stop()`, from
+    a button for example, ends the run at its next line; the run's checkpoint is written as after Ctrl-C.
     """
 
     def __init__(
@@ -195,6 +195,7 @@ class Dashboard:
         self._next = 0.0
 
     def __enter__(self) -> Dashboard:
+        self._replace = None
         self.refresh()
         return self
 
@@ -208,7 +209,7 @@ class Dashboard:
         looks.append(look_at(run.model, self.image, self.target, line["step"]))
         self.state = earlier._replace(lines=[*earlier.lines, line], looks=looks)
         run.stopped = run.stopped or self.stop_requested
-        if time.monotonic() >= self._next:
+        if self._replace is not None and time.monotonic() >= self._next:
             self.refresh()
 
     def stop(self) -> None:

@@ -82,8 +82,8 @@ def stills(state: TimelapseState, frames: Sequence[int]) -> Figure:
         if not -count <= frame < count:
             raise ValueError(f"there are frames 0 to {count - 1}; got {frame}")
     H, W = state.picture.shape[:2]
-    width = 3.3 * len(frames)
-    height = (3.3 * H / W + 0.35) * len(state.points) + 0.5
+    width = 2.8 * len(frames)
+    height = (2.8 * H / W + 0.45) * len(state.points) + 0.5
     figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(len(state.points), len(frames), squeeze=False)
     for row, title in zip(grid, state.points, strict=True):
