@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..models import build_model
@@ -34,20 +34,26 @@ def training_memory(preset: str, batch_size: int, height: int, width: int) -> Tr
     model = build_model(preset).train()
     if model.config.two_stage and model.config.proposal_nms:
         raise ValueError(f"{preset} suppresses proposals, and how many depends on the image: take one without")
-    parameters = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+    own: set[int] = set()
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()._cdata
-        if storage not in parameters:
+        if storage not in own:
             kept[storage] = tensor  # the tensor too, so that its storage is not given to another
         return tensor
 
-    images = torch.zeros(batch_size, 3, height, width, device="meta")
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.autograd.graph.saved_tensors_hooks(keep, keep):
-        fake = mode.from_tensor(torch.empty_like(images, device="cpu"))
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                stand_in = nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad)
+                setattr(module, name, stand_in)
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                setattr(module, name, mode.from_tensor(buffer))
+        own.update(tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers()))
+        images = torch.zeros(batch_size, 3, height, width)  # has a shape and no memory here
         mask = torch.zeros(batch_size, height, width, dtype=torch.bool)
-        tokens = model.flatten(model.neck(model.backbone(fake)), mask)
+        tokens = model.flatten(model.neck(model.backbone(images)), mask)
         memory = model.encoder(tokens)
         queries = model.pre_decoder(memory, tokens)
         output = model.predict(model.decoder(queries, memory, tokens, model.heads), queries, memory)

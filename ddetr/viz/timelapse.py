@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from .dashboard import FOUND, backdrop, draw_box, scatter_points, write_score
+from .dashboard import FOUND, PictureFigure, backdrop, draw_box, scatter_points, write_score
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes, plain_text
 
 PANEL = 420
@@ -84,7 +84,7 @@ def stills(state: TimelapseState, frames: Sequence[int]) -> Figure:
     H, W = state.picture.shape[:2]
     width = 2.8 * len(frames)
     height = (2.8 * H / W + 0.45) * len(state.points) + 0.5
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = PictureFigure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(len(state.points), len(frames), squeeze=False)
     for row, title in zip(grid, state.points, strict=True):
         for axes, frame in zip(row, frames, strict=True):

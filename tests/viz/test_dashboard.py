@@ -1,3 +1,4 @@
+import io
 import json
 from types import SimpleNamespace
 
@@ -7,8 +8,10 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from PIL import Image
 
 from ddetr.checkpoints import save_model
 from ddetr.data import DataError
@@ -76,6 +79,22 @@ def test_curves_and_the_image_at_first_middle_and_last():
     assert figure._repr_png_().startswith(b"\x89PNG")
     assert "loss from 1.80 to 0.90; AP on that image 0.25" in figure.alt
     assert "steps 0, 5, 10" in figure.alt
+
+
+def test_few_colours_keep_white_and_the_levels_colours():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    colours = [tuple(round(255 * part) for part in to_rgb(colour)) for colour in LEVEL_COLOURS]
+    for n, colour in enumerate([(255, 255, 255), *colours]):
+        pixels[:20, 20 * n : 20 * n + 20] = colour
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    small = dashboard.with_few_colours(buffer.getvalue())
+    assert len(small) < len(buffer.getvalue()) / 2
+    got = np.asarray(Image.open(io.BytesIO(small)).convert("RGB")).astype(int)
+    assert (got[:20, :20] == 255).all()
+    assert np.abs(got[:20, 20:100] - pixels[:20, 20:100]).max() <= 8
+    assert np.abs(got - pixels).mean() < 25
 
 
 def test_a_run_that_has_just_begun_and_one_without_a_look():
