@@ -3,6 +3,7 @@
 # make test       set up, then run the tests
 # make lab        set up, then open the series in JupyterLab
 # make pages      set up, then execute notebooks/src into the committed notebooks
+# make site       set up, then the committed notebooks as a web site in build/site, which needs no network to be read
 # make lint       set up, then check style
 # make bench      set up, then time the operator against its peers (about ten minutes, on an idle machine)
 # make sanitize   set up, then run the operator's tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup notebooks test lab pages lint bench sanitize clean
+.PHONY: setup notebooks test lab pages site lint bench sanitize clean
 
 # Without a compiler the second step says so in a sentence, and the operator in plain PyTorch serves.
 setup: $(READY)
@@ -37,6 +38,9 @@ lab: setup
 
 pages: setup
 	$(BIN)/python -m ddetr.course.pages --out notebooks
+
+site: setup
+	$(BIN)/python -m ddetr.course.site --out build/site
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m ddetr train | eval | predict | trace | data`. Each command is a module of `ddetr.commands`."""
+"""`python -m ddetr train | eval | predict | trace | data | doctor`. Each command is a module of `ddetr.commands`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from types import ModuleType
 
 from . import __version__
-from .commands import data, evaluate, predict, trace, train
+from .commands import data, doctor, evaluate, predict, trace, train
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data}
+COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data, "doctor": doctor}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -96,11 +96,15 @@ def test_resume_remembers_the_run(toy, tmp_path, capsys):
     assert (
         main([*train, "--preset", "tiny_two_stage", "--epochs", "1", "--batch-size", "1", "--seed", "5", *SHORT]) == 0
     )
+    capsys.readouterr()
     assert main([*train, "--resume", "--epochs", "2"]) == 0
+    assert "no longer the run" not in capsys.readouterr().out  # longer, but the same
     settings = json.loads((out / "settings.json").read_text())
     assert (settings["preset"], settings["batch_size"], settings["seed"]) == ("tiny_two_stage", 1, 5)
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps[-1] == 8
+    assert main([*train, "--resume", "--epochs", "3", "--lr", "0.001", "--seed", "5"]) == 0
+    assert "From here on with lr (the default) -> 0.001: no longer the run" in capsys.readouterr().out
 
 
 def test_training_on_another_data_set_from_given_weights(run, tmp_path):

@@ -102,6 +102,8 @@ def _run(args: argparse.Namespace) -> int:
     if (out / "checkpoint.pt").exists() and not args.resume:
         raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
     settings = _settings(args, out)
+    if args.resume:
+        _say_changes(say, _remembered_settings(out / "settings.json"), settings)
     checkpoint = _checkpoint(out, say) if args.resume else None
     base = _base_model(checkpoint, settings)
     config = base.config if base else get_config(settings["preset"], **settings["overrides"])
@@ -197,6 +199,21 @@ def _check_same_model(args: argparse.Namespace, remembered: dict[str, Any]) -> N
         changed.append("size" if args.size not in (None, kept.get("test_size")) else "set")
     if changed:
         raise ValueError(f"a resumed run keeps its model: leave out --{changed[0].replace('_', '-')}")
+
+
+def _say_changes(say: Callable[[str], None], before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Which settings a resumed run changes; a longer run is what people resume for, and needs no remark."""
+    changed = [
+        f"{name.replace('_', '-')} {_in_words(before[name])} -> {_in_words(now[name])}"
+        for name in _DEFAULTS
+        if name not in ("epochs", "minutes") and before.get(name, now[name]) != now[name]
+    ]
+    if changed:
+        say(f"From here on with {', '.join(changed)}: no longer the run that it would have been without the stop.")
+
+
+def _in_words(value: Any) -> str:
+    return "(the default)" if value is None else str(value)
 
 
 def _remembered_settings(path: Path) -> dict[str, Any]:

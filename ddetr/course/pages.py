@@ -16,8 +16,22 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 SOURCES = Path(__file__).parents[2] / "notebooks" / "src"
+REPOSITORY = "https://github.com/OWNER/ddetr"
+"""Where Colab finds the package: replace it by the address under which this repository is published."""
+
+COLAB_CELL = f"""\
+# On Colab this installs the package. Elsewhere it does nothing.
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:
+    package = "ddetr[course] @ git+{REPOSITORY}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)"""
+
 BUDGET_SECONDS = 600
 """A page that takes longer than this is stuck."""
+
+_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 
 def page_names() -> list[str]:
@@ -29,7 +43,10 @@ def page_names() -> list[str]:
 
 
 def read_page(name: str) -> nbformat.NotebookNode:
-    """A page's text as a notebook without outputs; the same text gives the same notebook."""
+    """A page's text as a notebook without outputs, with the cell for Colab behind its title.
+
+    The same text gives the same notebook.
+    """
     page = jupytext.read(SOURCES / f"{name}.py")
     page.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -37,7 +54,14 @@ def read_page(name: str) -> nbformat.NotebookNode:
     }
     for number, cell in enumerate(page.cells):
         cell.id = f"cell-{number:03d}"  # jupytext draws new ids each time
+    page.cells.insert(1, _colab_cell())
     return page
+
+
+def _colab_cell() -> nbformat.NotebookNode:
+    cell = nbformat.v4.new_code_cell(COLAB_CELL, id="colab")
+    cell.metadata = nbformat.from_dict({"jupyter": {"source_hidden": True}, "tags": ["colab"]})
+    return cell
 
 
 def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
@@ -47,7 +71,18 @@ def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
         record_timing=False, coalesce_streams=True,  # or a busy machine cuts a text in two
         extra_arguments=["--log-level=40"],  # errors only
     )  # fmt: skip
-    return client.execute()
+    return _with_stable_ids(client.execute())
+
+
+def _with_stable_ids(page: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The page with its widgets numbered, in the order in which they were made, instead of by random ids.
+
+    nbclient keeps their state in the page, so that a reader sees them before any kernel runs.
+    """
+    text = nbformat.writes(page)
+    for number, model in enumerate(page.metadata.get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})):
+        text = text.replace(model, f"widget-{number:03d}")
+    return nbformat.reads(text, as_version=4)
 
 
 def main(argv: list[str] | None = None) -> int:

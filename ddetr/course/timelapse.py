@@ -35,7 +35,7 @@ def look(model: DeformableDETR, scene: ToyScene) -> dict[str, np.ndarray]:
     `encoder_weights` for the token of level 0 at the object's centre. Points and weights are float16.
     """
     trace = model.trace([prepare_image(Image.fromarray(scene.image), model.config.test_size)])
-    target = _target(model, scene)
+    target = scene_target(model, scene)
     logits, boxes = trace["heads.logits"][-1, 0], trace["heads.boxes"][-1, 0]
     match = HungarianMatcher(model.config)(logits[None], boxes[None], [target])[0]
     query = match.query[match.target.argsort()]
@@ -61,12 +61,17 @@ def _attention(trace: Any, part: str, layers: int, rows: Tensor) -> tuple[np.nda
     return columns[0], columns[1]
 
 
-def _target(model: DeformableDETR, scene: ToyScene) -> Target:
+def scene_target(model: DeformableDETR, scene: ToyScene) -> Target:
+    """The scene's N objects as the losses take them: labels of `model`, boxes (cx, cy, w, h) in [0, 1]; N may be 0.
+
+    Crowds are left out, and categories that the model does not know.
+    """
     label_of = {category["id"]: label for label, category in enumerate(model.categories)}
     objects = [a for a in scene.annotations if not a["iscrowd"] and a["category_id"] in label_of]
     height, width = scene.image.shape[:2]
-    boxes = torch.tensor([a["bbox"] for a in objects]) / torch.tensor([width, height, width, height])
-    return Target(torch.tensor([label_of[a["category_id"]] for a in objects]), box_convert(boxes, "xywh", "cxcywh"))
+    boxes = torch.tensor([a["bbox"] for a in objects]).reshape(-1, 4) / torch.tensor([width, height, width, height])
+    labels = torch.tensor([label_of[a["category_id"]] for a in objects], dtype=torch.int64)
+    return Target(labels, box_convert(boxes, "xywh", "cxcywh"))
 
 
 def shipped_timelapse() -> dict[str, np.ndarray]:

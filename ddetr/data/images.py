@@ -71,6 +71,8 @@ def read_image(path: str | Path | BinaryIO, name: str | None = None) -> tuple[Im
         DataError: the file is missing, not a picture, truncated, or of more than `MAX_PIXELS`. Names the file.
     """
     name = name or str(path)
+    if isinstance(path, (str, Path)) and Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"image file {name} is no file but a folder, a pipe or a device")  # a pipe would be waited for
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; real damage raises

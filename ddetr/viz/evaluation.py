@@ -23,8 +23,9 @@ def precision_recall_curves(curves: PrecisionRecall, iou: float | None = 0.5, mo
     """
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     mean, each = figure.subplots(1, 2, sharey=True)
+    sentences = []
     for (threshold, name), style in zip(_THRESHOLDS.items(), LINE_STYLES, strict=False):
-        _curve(mean, curves.recall, curves.curve(iou=threshold), f"IoU {name}", style)
+        sentences.append(_curve(mean, curves.recall, curves.curve(iou=threshold), f"IoU {name}", style))
     by_category = {category["id"]: curves.curve(category["id"], iou) for category in curves.categories}
     ranked = sorted(curves.categories, key=lambda category: -np.nan_to_num(by_category[category["id"]].mean(), nan=-1))
     ranked = [category for category in ranked if not np.isnan(by_category[category["id"]]).any()]
@@ -35,7 +36,9 @@ def precision_recall_curves(curves: PrecisionRecall, iou: float | None = 0.5, mo
             each.plot(curves.recall, by_category[category["id"]], color="#bbbbbb", linewidth=0.6)
     for i, category in enumerate(named):
         style = LINE_STYLES[i % len(LINE_STYLES)]
-        _curve(each, curves.recall, by_category[category["id"]], plain_text(category["name"], 20), style)
+        sentences.append(
+            _curve(each, curves.recall, by_category[category["id"]], plain_text(category["name"], 20), style)
+        )
     mean.set_title("mean of all categories", fontsize=9)
     each.set_title(f"each category at IoU {'0.50 to 0.95' if iou is None else f'{iou:.2f}'}", fontsize=9)
     for axes in (mean, each):
@@ -48,6 +51,7 @@ def precision_recall_curves(curves: PrecisionRecall, iou: float | None = 0.5, mo
         each.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3)
     else:
         each.text(0.5, 0.5, "no objects", ha="center", fontsize=9)
+    figure.alt = f"Precision against recall, and the area under each curve: {'; '.join(sentences)}."
     return figure
 
 
@@ -60,6 +64,7 @@ def score_bars(groups: Sequence[GroupScore]) -> Figure:
     groups = [group for group in groups if group.objects or not left_out]
     figure = Figure(figsize=(8, 1.1 + 0.27 * max(len(groups), 1)), layout="constrained")
     axes = figure.subplots()
+    sentences = []
     for row, group in enumerate(groups):
         if group.objects:
             axes.barh(row, group.ap, height=0.6, color="#0072B2")
@@ -69,12 +74,14 @@ def score_bars(groups: Sequence[GroupScore]) -> Figure:
         noun = "object" if group.objects == 1 else "objects"
         numbers = f"{format_score(group.ap)} / {format_score(group.ap50)}   {group.objects} {noun}"
         axes.text(1.03, row, numbers, va="center", fontsize=8, color=INK)
+        sentences.append(f"{plain_text(group.name)} {numbers}")
     axes.set_yticks(range(len(groups)), [plain_text(group.name) for group in groups])
     axes.set(xlim=(0, 1), ylim=(max(len(groups), 1) - 0.4, -0.6))
     more = f"; {left_out} more without objects" if left_out else ""
     label_axes(axes, f"average precision: bar AP (IoU 0.50 to 0.95), diamond AP50{more}", "")
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.6)
     axes.set_axisbelow(True)
+    figure.alt = f"Average precision, AP / AP50: {'; '.join(sentences) or 'no groups'}{more}."
     return figure
 
 
@@ -84,6 +91,10 @@ def error_bars(breakdown: ErrorBreakdown) -> Figure:
     detections, objects = figure.subplots(1, 2)
     _count_bars(detections, breakdown.detection_counts(), f"detections with a score above {breakdown.threshold:g}")
     _count_bars(objects, breakdown.object_counts(), "objects")
+    figure.alt = "; ".join(
+        f"{what}: {', '.join(f'{kind} {count}' for kind, count in counts.items())}"
+        for what, counts in (("Detections", breakdown.detection_counts()), ("objects", breakdown.object_counts()))
+    )
     return figure
 
 
@@ -101,7 +112,9 @@ def _count_bars(axes: Axes, counts: dict[str, int], what: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _curve(axes: Axes, recall: np.ndarray, precision: np.ndarray, name: str, style: tuple[str, str]) -> None:
+def _curve(axes: Axes, recall: np.ndarray, precision: np.ndarray, name: str, style: tuple[str, str]) -> str:
+    """Draw a curve; its name and area."""
     area = format_score(-1 if np.isnan(precision).any() else precision.mean())
     colour, line = style
     axes.plot(recall, precision, linewidth=1.6, color=colour, linestyle=line, label=f"{name}: {area}")
+    return f"{name} {area}"

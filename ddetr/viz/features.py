@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import denormalize_image
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes
 
-_ON_PHOTO = [withStroke(linewidth=3.5, foreground="white")]
+ON_PHOTO = [withStroke(linewidth=3.5, foreground="white")]
 
 
 def map_colours(feature: Tensor) -> np.ndarray:
@@ -36,13 +36,13 @@ def feature_colours(image: Tensor, maps: Sequence[Tensor], names: Sequence[str])
     """An image (3, H, W) beside its maps, each (C, h, w), in the colours of `map_colours`, framed by level."""
     figure = Figure(figsize=(2.5 * (len(maps) + 1), 2.7), layout="constrained")
     first, *others = figure.subplots(1, len(maps) + 1)
-    _picture(first, image)
+    picture(first, image)
     first.set_title(f"image\n3 x {image.shape[1]} x {image.shape[2]}", fontsize=8)
     for level, (axes, feature, name) in enumerate(zip(others, maps, names, strict=True)):
         C, h, w = feature.shape
         axes.imshow(map_colours(feature), extent=(0, w, h, 0))
         axes.set_title(f"{name}\n{C} x {h} x {w}", fontsize=8)
-        _frame(axes, level)
+        frame(axes, level)
         label_axes(axes, "x (cells)", "y (cells)")
     figure.alt = (
         f"An image and its feature maps {', '.join(names)}, from fine to coarse; cells with similar features have "
@@ -63,7 +63,7 @@ def receptive_fields(
     x, y = place
     found = []
     for level, (axes, weight, width) in enumerate(zip(figure.subplots(1, len(weights)), weights, widths, strict=True)):
-        _picture(axes, image, faded=True)
+        picture(axes, image, faded=True)
         strength = (weight / weight.max()).sqrt().numpy()
         axes.imshow(strength, cmap="inferno", alpha=np.clip(2 * strength, 0, 0.95), extent=(0, *weight.shape[::-1], 0))
         inner = width_holding(weight, place)
@@ -71,7 +71,7 @@ def receptive_fields(
             axes.add_patch(
                 Rectangle(
                     (x - side / 2, y - side / 2), side, side, fill=False, edgecolor=LEVEL_COLOURS[level],
-                    linestyle=line, linewidth=2, path_effects=_ON_PHOTO,
+                    linestyle=line, linewidth=2, path_effects=ON_PHOTO,
                 )
             )  # fmt: skip
         axes.set(xlim=(0, image.shape[2]), ylim=(image.shape[1], 0))
@@ -113,7 +113,8 @@ def stage_parameters(counts: dict[str, tuple[int, bool]]) -> Figure:
     return figure
 
 
-def _picture(axes: Axes, image: Tensor, faded: bool = False) -> None:
+def picture(axes: Axes, image: Tensor, faded: bool = False) -> None:
+    """An image (3, H, W) as the background of `axes`, in pixels; `faded` to draw over it."""
     pixels = denormalize_image(image).permute(1, 2, 0).cpu().numpy()
     if faded:
         grey = pixels.mean(-1, keepdims=True).repeat(3, -1)
@@ -122,6 +123,7 @@ def _picture(axes: Axes, image: Tensor, faded: bool = False) -> None:
     label_axes(axes, "x (pixels)", "y (pixels)")
 
 
-def _frame(axes: Axes, level: int) -> None:
+def frame(axes: Axes, level: int) -> None:
+    """A border in the level's colour."""
     for spine in axes.spines.values():
         spine.set(color=LEVEL_COLOURS[level] if level < len(LEVEL_COLOURS) else INK, linewidth=3)

@@ -84,9 +84,10 @@ def pipeline_map(lit: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str]) -> Figure:
-    """Pictures side by side, in pixels: PIL images, or tensors (3, H, W) as the model takes them."""
-    figure = Figure(figsize=(3.2 * len(images), 3.2), layout="constrained")
+def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str], width: float = 3.2) -> Figure:
+    """Pictures side by side, in pixels: PIL images, or tensors (3, H, W) as the model takes them; `width` in inches."""
+    tallest = max(_height_to_width(image) for image in images)
+    figure = Figure(figsize=(width * len(images), 0.85 * width * tallest + 0.6), layout="constrained")
     for axes, image, title in zip(figure.subplots(1, len(images), squeeze=False)[0], images, titles, strict=True):
         pixels = denormalize_image(image).permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
         axes.imshow(pixels)
@@ -96,6 +97,11 @@ def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str]) -
         axes.tick_params(labelsize=7)
     figure.alt = f"Pictures: {'; '.join(titles)}."
     return figure
+
+
+def _height_to_width(image: Image.Image | Tensor) -> float:
+    w, h = image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
+    return h / w
 
 
 def token_counts(level_sizes: Sequence[tuple[int, int]]) -> Figure:

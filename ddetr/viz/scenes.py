@@ -94,8 +94,22 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
         for colour, line, width in ROLES.values()
     ]
     names = ("truth", "detection, correct", "truth, not found", "detection, wrong")
-    figure.legend(lines, names, loc="outside upper center", ncols=4, fontsize=8, frameon=False, handlelength=4)
+    figure.legend(
+        lines,
+        names,
+        loc="outside upper center",
+        ncols=4 if columns > 1 else 2,
+        fontsize=8,
+        frameon=False,
+        handlelength=4,
+    )
+    figure.alt = f"Pictures with boxes. {'; '.join(map(_in_words, scenes))}."
     return figure
+
+
+def _in_words(scene: Scene) -> str:
+    counts = {role: sum(mark.role == role for mark in scene.marks) for role in ROLES}
+    return f"{plain_text(scene.title, 40)}: {', '.join(f'{role} {count}' for role, count in counts.items() if count)}"
 
 
 def _draw(axes: Axes, scene: Scene) -> None:

@@ -21,7 +21,7 @@ from ddetr.course import check
 from ddetr.data import normalize_image, prepare_image, toy_scene
 from ddetr.models.backbone import FrozenBatchNorm2d
 from ddetr.ops import choose_backend
-from ddetr.viz import features, figures
+from ddetr.viz import features, figures, sandboxes
 
 torch.manual_seed(0)
 model = build_model("r50").eval()
@@ -245,6 +245,16 @@ display(features.feature_colours(toy_image, [feature[0] for feature in toy_maps]
 # of one. That is why the detector asks for all three. Cells at the border have colours of their own: the zeros that
 # the convolutions see beside the image tell them where they are.
 #
+# **Touch.** Drag the point, choose a level and one of its channels. Can you find a channel that likes the horizon?
+
+# %%
+browser = sandboxes.feature_browser(tiny.backbone, toy_image, ["C3", "C4", "C5"])
+print(f"{(browser.state.weight > 0).float().mean():.0%} of the pixels move this cell of C3")
+browser
+
+# %% [markdown]
+# All of them, a little? This backbone has another norm than ResNet-50's, and that norm is why. Read on.
+#
 # ## A norm that does not learn
 #
 # Batch norm in training subtracts the mean of the batch. Detectors train with one or two images on a device, and the
@@ -275,7 +285,8 @@ print(f"largest deviation {(by_hand - norm(x)).abs().max():.0e}; parameters 0, b
 
 # %% [markdown]
 # Without ImageNet's weights there are no statistics worth keeping. So the tiny models, which learn from scratch, use
-# GroupNorm: it needs no batch at all. *(`backbone_norm` in the config; more on page 02.)*
+# GroupNorm: it needs no batch at all, but its mean runs over the whole map, and so each cell feels each pixel a little.
+# *(`backbone_norm` in the config; more on page 02.)*
 
 # %%
 print("r50:", model.config.backbone_norm, "· tiny:", tiny.config.backbone_norm)

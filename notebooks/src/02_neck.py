@@ -220,8 +220,8 @@ assert heard["this neck"].sum() == 4
 display(tables.dependence(heard, [f"level {level}" for level in range(4)], ["C3", "C4", "C5"]))
 
 # %% [markdown]
-# One "yes" a row. The levels meet in the encoder, where every token looks at all four. The paper tried it with an FPN
-# in front (Table 2): no gain.
+# One "yes" a row. The levels meet in the encoder, where every token looks at all four. The paper tried an FPN in front
+# of it: no gain (section 5.2 and Table 2).
 #
 # And what the four levels of a trained detector, the tiny one, hold of a toy scene:
 

@@ -24,7 +24,7 @@ from ddetr.data import normalize_image, prepare_image, toy_scene
 from ddetr.models.multi_scale import get_valid_ratio, level_mask
 from ddetr.models.position_encoding import sine_position_encoding
 from ddetr.ops import choose_backend
-from ddetr.viz import figures, padding, tables
+from ddetr.viz import figures, padding, sandboxes, tables
 
 torch.manual_seed(0)
 model = build_model("r50").eval()
@@ -136,13 +136,13 @@ display(padding.draw(padding.PaddingState(sizes)))
 # says 0.8667 and level 3 says 0.875. **Each level has its own ratio.** A point at the bottom of the image lies at
 # another fraction of each map, and `valid_ratios` says which. *(Page 04 divides by it, and multiplies.)*
 #
-# Change the sizes and draw again. At which widths do all levels agree?
+# **Touch.** Drag the lower right corners of two other images. At which sizes do all levels agree?
 
 # %%
-display(padding.draw(padding.PaddingState([(512, 320), (256, 640)])))
+sandboxes.padding_sandbox([(512, 320), (256, 640)])
 
 # %% [markdown]
-# With multiples of 64, all agree and the ratios do nothing that one number could not.
+# At multiples of 64, as these are: then one number would do for all levels.
 #
 # ### Exercise: valid ratios
 #
@@ -276,7 +276,7 @@ names = [f"level {level}" for level in range(4)]
 display(tables.similarity(unit @ unit.T, names, "cosine between trained level embeddings"))
 
 # %% [markdown]
-# They start random and so almost at right angles, and stay it: four addresses that nobody confuses.
+# They start random, so almost at right angles, and stay so: four addresses that nobody confuses.
 #
 # ## One sequence
 #
@@ -379,7 +379,7 @@ print("sizes:", [tuple(scene.shape[1:]) for scene in scenes])
 # %% [markdown]
 # Nearly. The encoding is the same, and the values of padding are zero. But the backbone's convolutions and the
 # GroupNorms have no mask and read the padding's zeros. That is why AP at evaluation batch 1 and batch 2 differs a
-# little, in every implementation.
+# little. mmdetection, the official code and Hugging Face have no mask there either.
 #
 # ## Take with you
 #

@@ -2,6 +2,8 @@
 
 import math
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -48,6 +50,10 @@ def test_outputs_are_presentable(name, committed):
     assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < 1.5e6
 
 
+def test_the_series_stays_light_enough_to_clone():
+    assert sum(notebook.stat().st_size for notebook in NOTEBOOKS.glob("*.ipynb")) < 12e6
+
+
 def test_a_fresh_run_gives_the_same_text(name, committed, tmp_path):
     fresh = pages.execute(pages.read_page(name), tmp_path)
     for ours, theirs in zip(output_texts(fresh), output_texts(committed), strict=True):
@@ -86,15 +92,29 @@ def test_the_pages_solution_is_right_and_its_stub_is_no_answer(exercise, capsys)
     assert f"{exercise}: right" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("on_colab", [False, True])
+def test_the_first_cell_installs_the_package_on_colab_and_does_nothing_elsewhere(name, on_colab, monkeypatch):
+    cell = pages.read_page(name).cells[1]
+    assert "colab" in cell.metadata.tags
+    assert cell.metadata.jupyter.source_hidden
+    calls = []
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command))
+    if on_colab:
+        monkeypatch.setitem(sys.modules, "google.colab", object())
+    exec(cell.source, {})
+    expected = [sys.executable, "-m", "pip", "install", "--quiet", f"ddetr[course] @ git+{pages.REPOSITORY}"]
+    assert calls == ([expected] if on_colab else [])
+
+
 def test_an_unknown_page_is_named():
     with pytest.raises(FileNotFoundError, match="99_none"):
         pages.read_page("99_none")
 
 
 def output_texts(notebook):
-    """What the cells printed; the machine's device and operator back end are masked."""
+    """What the cells printed; what depends on the machine is masked: device, operator back end, what was measured."""
     return [
-        re.sub(r"device \w+ · operator \w+", "device · operator", output_text(output))
+        re.sub(r"device \w+ · operator \w+|(?m:^measured:.*$)", "(the machine's)", output_text(output))
         for cell in notebook.cells
         for output in cell.get("outputs", [])
     ]

@@ -60,3 +60,23 @@ def test_the_command_writes_a_small_file(run, tmp_path, monkeypatch, capsys):
 def test_a_run_without_snapshots(tmp_path):
     with pytest.raises(DataError, match=r"no snapshots in .*: train with --keep-every"):
         timelapse.timelapse(tmp_path, SCENE)
+
+
+def test_a_scenes_objects_as_the_losses_take_them():
+    model = build_model("tiny", num_classes=2)
+    model.categories = [{"id": 13, "name": "stop sign"}, {"id": 85, "name": "clock"}]
+    target = timelapse.scene_target(model, SCENE)
+    assert sorted(target.labels.tolist()) == [0, 0, 1]  # the scene's other objects are none that the model knows
+    height, width = SCENE.image.shape[:2]
+    clock = next(a["bbox"] for a in SCENE.annotations if a["category_id"] == 85)
+    x, y, w, h = clock
+    expected = torch.tensor([(x + w / 2) / width, (y + h / 2) / height, w / width, h / height])
+    torch.testing.assert_close(target.boxes[target.labels == 1][0], expected)
+
+
+def test_a_scene_without_objects():
+    model = build_model("tiny", num_classes=1)
+    model.categories = [{"id": 1, "name": "person"}]
+    target = timelapse.scene_target(model, SCENE)
+    assert target.boxes.shape == (0, 4)
+    assert target.labels.dtype == torch.int64

@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import zlib
 
@@ -108,8 +109,15 @@ def test_damaged_files_are_named(tmp_path, contents):
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(DataError, match=r"gone\.jpg is missing"):
         read_image(tmp_path / "gone.jpg")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is no file but a folder"):
         read_image(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(DataError, match=r"pipe\.jpg is no file but a folder, a pipe"):
+        read_image(tmp_path / "pipe.jpg")
 
 
 @pytest.mark.parametrize("pillows_limit", [Image.MAX_IMAGE_PIXELS, None])

@@ -1,0 +1,38 @@
+"""Weights trained on COCO, for readers who have them or a network: `DDETR_WEIGHTS` says where."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..checkpoints import CheckpointError, load_pretrained
+from ..models import DeformableDETR
+
+VARIABLE = "DDETR_WEIGHTS"
+
+
+def real_weights() -> tuple[DeformableDETR | None, str]:
+    """The model that `DDETR_WEIGHTS` names, if it does, and one sentence on what was found.
+
+    A file of the official code, of mmdetection, Hugging Face or ours; a folder; or a model's name on the Hugging Face
+    hub, which is downloaded there. Without it, or if it cannot be had, None, and the sentence says why.
+    """
+    source = os.environ.get(VARIABLE, "").strip()
+    if not source:
+        return None, f"{VARIABLE} is not set, so no real weights here: give it a checkpoint's path or a hub name."
+    try:
+        path = Path(source) if Path(source).exists() else _download(source)
+        return load_pretrained(path), f"{VARIABLE}: {Path(source).name}"
+    except (OSError, CheckpointError, ImportError) as error:
+        reason = " ".join(str(error).split())[:160]
+        return None, f"{VARIABLE} cannot be used ({type(error).__name__}: {reason})"
+
+
+def _download(name: str) -> Path:
+    """A hub model's folder, or the file in it that older repositories have. OSError if there is no network."""
+    if name.count("/") != 1 or name.startswith(("/", ".")):
+        raise FileNotFoundError(f"no file {name}, and no name such as organisation/model either")
+    from huggingface_hub import snapshot_download  # only here: the series does without
+
+    folder = Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "pytorch_model.bin"]))
+    return folder if (folder / "model.safetensors").is_file() else folder / "pytorch_model.bin"
