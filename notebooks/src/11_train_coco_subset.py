@@ -61,9 +61,9 @@ display(figures.pipeline_map(figures.PIPELINE))
 # %% [markdown]
 # ## What it costs
 #
-# This page trains. All lengths are in steps, so your numbers will be close to these; the minutes are yours.
+# This page trains. Lengths are in steps, so your numbers will be close to these; only the minutes are yours.
 #
-# | run | steps | minutes, two cores of a laptop | expect |
+# | run | steps | minutes, one slow core | expect |
 # |---|---|---|---|
 # | 1 image | 120 | 0.2 | AP near 1 |
 # | 8 images | 320 | 1 | AP50 well above 0.5 |
@@ -121,8 +121,8 @@ print(f"largest deviation: {max((a - b).abs().max().item() for a, b in pairs):.0
 # %% [markdown]
 # ## First rung: one image
 #
-# A detector that cannot learn one image by heart has a bug, in it or in the data. No augmentation, fresh weights, AP on
-# the very image it trains on.
+# A detector that cannot learn one image by heart has a bug, in it or in the data. Fresh weights, no augmentation, AP on the
+# very image it trains on.
 #
 # **Predict.** The image has 3 objects, the model 50 queries. What falls first: the class loss or the box losses?
 
@@ -162,8 +162,8 @@ print(f"AP {last(seen, 'AP'):.2f}, AP50 {last(seen, 'AP50'):.2f} on its one imag
 print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 
 # %% [markdown]
-# The class loss falls first, and that is no merit: 47 of 50 queries have nothing to find, and saying "nothing" is easily
-# learnt. The boxes take longer. Look at the sampling points of the car's query: a fresh star, then a net over the car.
+# The class loss falls first, and that is no merit: 47 of 50 queries have nothing to find, and "nothing" is easily learnt.
+# Look at the sampling points of the car's query: a fresh star, then a net over the car.
 #
 # ## Second rung: eight images
 #
@@ -180,8 +180,8 @@ print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 # %% [markdown]
 # ## Every image gets the same boxes
 #
-# It is a common complaint, and for a while it is normal. Train a fresh one-stage `tiny` for 24 steps, and ask how far each
-# query's box moves from image to image. **Predict** the number for the fresh model.
+# For a while that is normal. Train a fresh one-stage `tiny` for 24 steps, and ask how far each query's box moves from image
+# to image. **Predict** the number for the fresh model.
 
 # %%
 data = toy("train", limit=8)
@@ -206,10 +206,10 @@ with torch.no_grad():
 display(dashboard.best_boxes(pictures[:3], found))
 
 # %% [markdown]
-# A fresh one-stage model gives every image exactly the same boxes: its box branch starts at zero, so the learned reference
-# points are all there is. First it learns where objects are *on average*. If the number stays small after thousands of
-# steps, the image does not reach the queries: wrong normalisation, a mask that is True everywhere, a frozen backbone
-# without weights.
+# The first row's boxes are all alike: the image decides which query speaks, and not yet what it says. In a fresh one-stage
+# model nothing of the image reaches the boxes, because the last layer of the box branch starts at zero. If the number
+# stays small after thousands of steps, the image never arrives: wrong normalisation, a mask that is True everywhere, a
+# frozen backbone without weights.
 #
 # ## Third rung: sixty-four
 #
@@ -226,9 +226,9 @@ print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 assert FAST or (last(seen, "AP50") > 0.1 and held_out["AP"] < last(seen, "AP"))
 
 # %% [markdown]
-# Not by heart yet, and worse on others. From scratch this needs thousands of drawings and an hour of one core: that is how
-# the shipped weights were made (0.55 AP, `data/weights/tiny_two_stage.md`). The ladder is no training. It finds bugs
-# while they are cheap.
+# Not by heart yet, and worse on others. From scratch that takes thousands of drawings and an hour of one core: so the
+# shipped weights were made (AP 0.55, `data/weights/tiny_two_stage.md`). The ladder is no training. It finds bugs while
+# they are cheap.
 #
 # ## The loss falls and AP stays 0: a checklist
 #
@@ -248,9 +248,8 @@ columns = {"shipped": good, "classes off by one": slipped, "fresh": fresh}
 print(checklist.as_table({name: checklist.why_is_ap_zero(model, val) for name, model in columns.items()}))
 
 # %% [markdown]
-# Read it from the top: the first NO is where to dig. A NO in the last row only: boxes are right and names wrong, so count
-# your labels. NO from the scores on: too early, or nothing reaches the heads. The fourth row scores the *truth*; if that
-# is not 1, no model can be.
+# The first NO is where to dig. Only the last row: boxes are right and names wrong, so count your labels. From the scores
+# on: too early, or nothing reaches the heads. The fourth row scores the *truth*; if that is not 1, no model can be.
 #
 # ## A run that is over
 #
@@ -264,7 +263,7 @@ print(f"{len(state.lines)} lines of log, {len(steps)} snapshots, steps {steps[0]
 # dashboard.replay(state) plays it; dashboard.draw(state.until(160)) stops it there
 
 # %% [markdown]
-# ## An hour in ten seconds
+# ## An hour in four seconds
 #
 # The run that made the shipped weights kept a snapshot every two minutes. Watch the boat. **Predict**: will the token at
 # its centre look wider at the end than at the start, or closer?
@@ -284,9 +283,9 @@ for title in view.points:
 assert shares[-1] < shares[0] < shares[1]  # the encoder's
 
 # %% [markdown]
-# The encoder's token starts as a star over the whole picture, weighs everything alike and then too widely, and ends with
-# its weight on sail and hull. The decoder's query first guesses a box beside the boat. Its points fill the box that it has, so
-# they move with it: as wide at the end as at the start, but with the weight on the boat's own border.
+# The encoder's token starts as a star that weighs everything alike, looks wider still, and ends with its weight on sail and
+# hull. The decoder's points fill the box that the query has, so they move with it: about as wide at the end as at the
+# start, but on the boat, and heaviest near its border.
 #
 # ## Who learns slowly
 #
@@ -425,8 +424,8 @@ print(f"{len(kept)} tensors kept; afresh: {sorted(set(after) - set(kept))[:2]}, 
 assert all("class_embed" in name for name in set(after) - set(kept))
 
 # %% [markdown]
-# Only the class heads: one for each decoder layer, and the proposals' own, which two-stage models have and people forget.
-# Boxes, offsets, encoder and backbone know nothing of classes, and stay.
+# Only the class heads: one for each decoder layer, and the proposals' own, which people forget. Boxes, offsets, encoder
+# and backbone know nothing of classes.
 #
 # Train, and stop in the middle. A callback that sets `state.stopped` does what Ctrl-C or the notebook's stop button
 # does: the step is finished, a checkpoint written.
@@ -501,8 +500,8 @@ print(f"{len(whole)} tensors, largest deviation {max((whole[n] - resumed[n]).abs
 # %% [markdown]
 # ## The same run from the command line, and by torchrun
 #
-# A notebook dies with its browser tab. The command line does not, and torchrun starts it in several processes, each with
-# its share of a step's images:
+# The command line outlives a notebook, and torchrun starts it in several processes, each with its share of a step's
+# images:
 
 # %%
 options = "-m ddetr train --data toy --limit 4 --augment none --size 64 --epochs 1 --log-every 1 --device cpu"
@@ -530,9 +529,9 @@ assert abs(logs["one process"]["loss"] / logs["two processes"]["loss"] - 1) < 0.
 #
 # ## How small can it be?
 #
-# Data: one image for a test of the code, 8 for the matching, some dozens to fine-tune. Batch: 1 works, because frozen
-# batch norms and group norms ask nobody else; `accumulate=4` then makes one step of four batches. Memory is told from
-# shapes alone. **Predict**: does the paper's model fit into 6 GiB, at two photos of 800 x 1066?
+# Data: one image to test the code, some dozens to fine-tune. Batch: 1 works, because frozen batch norms and group norms ask
+# no other image; `accumulate=4` makes one step of four batches. Memory is told from shapes alone. **Predict**: does the
+# paper's model fit into 6 GiB, at two photos of 800 x 1066?
 
 # %%
 print("weights, gradients, AdamW + what backward needs = sum")
@@ -541,9 +540,9 @@ for preset, batch, h, w in (("tiny", 8, 160, 212), ("r50", 1, 480, 640), ("r50",
 print(f"measured: {last(board.state, 'memory_mib')} MiB, the most that this kernel has used")
 
 # %% [markdown]
-# Not two, but one does: its activations are half of that. So do two with a shorter side of 600 pixels, since activations
-# go with the area. `--precision bf16` keeps many of them in two bytes instead of four. (What the allocator and a GPU's
-# libraries take comes on top.)
+# Two do not, one does, and two with a shorter side of 600 pixels do: what backward needs goes with the area.
+# `--precision bf16` keeps much of it in two bytes instead of four. (What the allocator and a GPU's libraries take comes on
+# top.)
 #
 # ## Which run is sick?
 #
