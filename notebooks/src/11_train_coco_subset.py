@@ -61,7 +61,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 # %% [markdown]
 # ## What it costs
 #
-# This page trains. Lengths are in steps, so your numbers will be close to these; only the minutes are yours.
+# This page trains. Lengths are in steps: what to expect is the same on any machine, only the minutes are yours.
 #
 # | run | steps | minutes, one slow core | expect |
 # |---|---|---|---|
