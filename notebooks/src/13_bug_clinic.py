@@ -49,7 +49,7 @@ print(f"AP on the ten scenes: {clinic.judge(well).metrics['AP']:.3f}")
 # ### Patient 1
 
 # %%
-display(patients.draw({"patient 1": clinic.look(clinic.patient(1), 3)}))
+display(patients.draw({"patient 1": clinic.look(clinic.patient(1), 2)}))
 
 # %% [markdown]
 # Look at the names, then at the boxes. Which are right?
@@ -75,7 +75,7 @@ check("13.patient_1", patient_1)
 # ### Patient 2
 
 # %%
-display(patients.draw({"patient 2": clinic.look(clinic.patient(2), 3)}))
+display(patients.draw({"patient 2": clinic.look(clinic.patient(2), 2)}))
 
 
 # %%
@@ -100,7 +100,7 @@ check("13.patient_2", patient_2)
 # It says nothing above 0.3, so listen from 0.1 on.
 
 # %%
-display(patients.draw({"patient 3": clinic.look(clinic.patient(3), 3)}, threshold=0.1))
+display(patients.draw({"patient 3": clinic.look(clinic.patient(3), 2)}, threshold=0.1))
 
 # %% [markdown]
 # A healthy detector's boxes can be anywhere, of any size. **Predict**, then ask: how small does patient 3 ever get?
@@ -289,7 +289,9 @@ compare(7, clinic.pair()[:1])
 
 # %%
 images = [model.trace(clinic.pair()[:1])["pre_transformer.images"][0] for model in (healthy, clinic.patient(7))]
-display(figures.show_images(images, ["healthy", "patient 7"]))
+figure = figures.show_images(images, ["healthy", "patient 7"])
+figure.compact = True
+display(figure)
 
 
 # %%
