@@ -243,7 +243,9 @@ def _data() -> Finding:
         for split in ("train", "val"):
             coco_layout(folder, split)
     except DataError as error:
-        return Finding("data", ADVICE, str(error), "set DDETR_COCO to a folder in COCO's layout, or unset it")
+        return Finding(
+            "data", ADVICE, str(error).split(". ")[0], "set DDETR_COCO to a folder in COCO's layout, or unset it"
+        )
     return Finding("data", FINE, f"ToyCOCO, which the package draws, and COCO in {folder}")
 
 

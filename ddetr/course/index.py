@@ -23,6 +23,9 @@ WORDS_A_MINUTE = 150
 MINUTES_A_CELL = 0.5
 MINUTES_AN_EXERCISE = 5
 
+AS_THEY_ARE = "-?(),:;'!"
+"""Characters of an anchor that JupyterLab does not find when they are written as %3F and the like."""
+
 
 class Page(NamedTuple):
     """What the index says of a page: its title and question, its headings, which questions it says that it answers,
@@ -116,7 +119,7 @@ def question_index(written: dict[int, Page]) -> str:
 
 def _place(number: int, heading: str, written: dict[int, Page]) -> str:
     plain = heading.replace("`", "")
-    where = f"{SERIES[number]}.ipynb" + (f"#{quote(anchor(plain), safe='-')}" if plain else "")
+    where = f"{SERIES[number]}.ipynb" + (f"#{quote(anchor(plain), safe=AS_THEY_ARE)}" if plain else "")
     text = f"{number:02d}" + (f", {heading}" if heading else "")
     return f"[{text}]({where})" if number in written else text
 

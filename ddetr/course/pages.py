@@ -31,7 +31,7 @@ if "google.colab" in sys.modules:
 BUDGET_SECONDS = 600
 """A page that takes longer than this is stuck."""
 
-_WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
+_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def page_names() -> list[str]:
@@ -69,20 +69,18 @@ def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     client = NotebookClient(
         page, timeout=BUDGET_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
         record_timing=False, coalesce_streams=True,  # or a busy machine cuts a text in two
-        extra_arguments=["--log-level=40"],  # errors only
+        store_widget_state=False, extra_arguments=["--log-level=40"],  # errors only
     )  # fmt: skip
-    return _with_stable_ids(client.execute())
+    return _with_stills(client.execute())
 
 
-def _with_stable_ids(page: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The page with its widgets numbered, in the order in which they were made, instead of by random ids.
-
-    nbclient keeps their state in the page, so that a reader sees them before any kernel runs.
-    """
-    text = nbformat.writes(page)
-    for number, model in enumerate(page.metadata.get("widgets", {}).get(_WIDGET_STATE, {}).get("state", {})):
-        text = text.replace(model, f"widget-{number:03d}")
-    return nbformat.reads(text, as_version=4)
+def _with_stills(page: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The page with each widget as its still picture: without a kernel a widget would be an empty frame."""
+    for cell in page.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data.pop(_WIDGET, None)
+    return page
 
 
 def main(argv: list[str] | None = None) -> int:

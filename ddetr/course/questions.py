@@ -27,7 +27,12 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             2,
             "Where do decoder and encoder look? Is there something like DETR's attention maps?",
-            {5: "The paper's figure 6", 7: "One token, layer by layer", 8: "", 12: "Where did the bus's query look?"},
+            {
+                5: "The paper's figure 6",
+                7: "One token, layer by layer",
+                8: "What one query sees",
+                12: "Where did the bus's query look?",
+            },
         ),
         Question(
             3,
@@ -45,7 +50,11 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             6, "Do coordinates on padding go beyond 1, and does that do harm?", {4: "More than 1: does it matter?"}
         ),
-        Question(7, "A sampling location may fall outside the map. What is read there?", {6: "", 5: "Outside the map"}),
+        Question(
+            7,
+            "A sampling location may fall outside the map. What is read there?",
+            {6: "What happens outside the map?", 5: "Outside the map"},
+        ),
         Question(
             8,
             "Each level has its position encoding already: what is the level embedding for? And `level_start_index`?",
@@ -54,12 +63,14 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             9,
             "Reference points are (B, S, L, 2) in the encoder, (B, Q, 2) in the decoder, in one module. Why?",
-            {4: "Why (B, S, L, 2) here and (B, Q, 2) there?"},
+            {4: "Why (B, S, L, 2) here and (B, Q, 2) there?", 8: "Then they look"},
         ),
         Question(
-            10, "Are the decoder's reference points the same in all layers?", {4: "Do they change from layer to layer?"}
+            10,
+            "Are the decoder's reference points the same in all layers?",
+            {4: "Do they change from layer to layer?", 8: "Do the reference points move?"},
         ),
-        Question(11, "The query embedding is split in two. Which half is the position?", {8: ""}),
+        Question(11, "The query embedding is split in two. Which half is the position?", {8: "Which half is which?"}),
     ),
     "The attention module": (
         Question(
@@ -78,14 +89,20 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             "Why do the attention weights come from the query alone? Where is the key?",
             {5: "How hard? A softmax without keys"},
         ),
-        Question(16, "What does `im2col_step` do, and why is a batch of 65 refused?", {6: ""}),
+        Question(
+            16, "What does `im2col_step` do, and why is a batch of 65 refused?", {6: "im2col_step, and a batch of 65"}
+        ),
         Question(
             17,
             "`align_corners` or not, half a pixel or none, [0, 1] or [-1, 1]: which is it?",
-            {6: "", 4: "`align_corners`, half pixels: which is right?"},
+            {6: "Half a pixel: align_corners", 4: "`align_corners`, half pixels: which is right?"},
         ),
-        Question(18, "Why does the original operator need CUDA, and does `grid_sample` compute the same?", {6: ""}),
-        Question(19, "What does half precision change, and where does the NaN come from?", {6: ""}),
+        Question(
+            18,
+            "Why does the original operator need CUDA, and does `grid_sample` compute the same?",
+            {6: "Is grid_sample the same thing?"},
+        ),
+        Question(19, "What does half precision change, and where does the NaN come from?", {6: "Half precision"}),
     ),
     "Heads, refinement, two-stage": (
         Question(
@@ -117,11 +134,19 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             28,
             "The loss goes down and AP stays at 0. What now?",
-            {11: "", 13: "AP 0: what do I check, and in which order?"},
+            {11: "The loss falls and AP stays 0: a checklist", 13: "AP 0: what do I check, and in which order?"},
         ),
-        Question(29, "Why do all images get the same boxes?", {11: "", 13: "Every image gets the same boxes: why?"}),
-        Question(30, "How do I fine-tune on classes of my own, and which weights start afresh?", {11: ""}),
-        Question(31, "How few images, and how small a batch? What fits in 6 GB or on a laptop?", {11: ""}),
+        Question(
+            29,
+            "Why do all images get the same boxes?",
+            {11: "Every image gets the same boxes", 13: "Every image gets the same boxes: why?"},
+        ),
+        Question(
+            30, "How do I fine-tune on classes of my own, and which weights start afresh?", {11: "Your own classes"}
+        ),
+        Question(
+            31, "How few images, and how small a batch? What fits in 6 GB or on a laptop?", {11: "How small can it be?"}
+        ),
         Question(
             32,
             "Why is AP another one with evaluation batch 2 than with 1?",
@@ -137,7 +162,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             "Why does the memory that a batch needs swing so much?",
             {3: "Whose size decides the number of tokens?"},
         ),
-        Question(35, "Which parameters learn at a tenth of the rate, and why those?", {11: ""}),
+        Question(35, "Which parameters learn at a tenth of the rate, and why those?", {11: "Who learns slowly"}),
         Question(
             36,
             "What does it take to get the paper's AP: schedule, batch, hardware, hours?",

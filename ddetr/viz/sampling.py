@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,12 +56,14 @@ def sampling_points(
     heaviest: int | None = None,
     weights: bool = True,
     lines: bool = False,
+    point: Sequence[int] | None = None,
+    grid: bool = False,
 ) -> Figure:
     """The image with the sampling points of one token or query (the paper's figure 6).
 
     A point has the colour of its level; its area and its opacity grow with its weight, by one scale for all heads and
     levels of this row. The reference point is a green cross with its box, if it has one; a query's predicted box is
-    dashed. Hollow points read zero, on padding or outside the map; those too far outside to be drawn are counted.
+    dashed. Hollow points lie on padding or outside the map, which read zero; those too far out to be drawn are counted.
 
     Args:
         view: the image and its points.
@@ -71,6 +73,8 @@ def sampling_points(
         heaviest: how many points, the heaviest of those; None for all.
         weights: False draws every point alike.
         lines: a line from the reference point to each point.
+        point: (head, level, point) of one that is circled, with the four cells that it reads close up beside the image.
+        grid: the cells of that point's level over the image; without `point`, of the heaviest one's.
 
     Raises:
         ValueError: anything that does not exist; says what there is.
@@ -94,6 +98,14 @@ def sampling_points(
         _draw_lines(axes, view, part, layer, row, points)
     _draw_points(axes, points, heaviest_of_all if weights else None)
     _draw_reference(axes, view, part, layer, row, cross)
+    circled = _find(points, point)
+    if grid and len(points.x):
+        _draw_grid(axes, view, int(points.level[circled]))
+    if point is not None and circled >= 0:
+        ring = {"s": 220, "facecolors": "none", "zorder": 6}
+        for rim, width in (("black", 3.0), ("white", 1.4)):
+            axes.scatter(points.x[circled], points.y[circled], edgecolors=rim, linewidths=width, **ring)
+        _draw_corners(axes.inset_axes((1.04, 0.0, 0.3, 0.3)), view, points, circled)
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     axes.set_title(plain_text(describe(view, part, layer, row), 120), fontsize=9)
     label_axes(axes, "x (pixels)", "y (pixels)")
@@ -149,6 +161,49 @@ def _draw_reference(axes: Axes, view: SamplingView, part: str, layer: int, row: 
     axes.plot(*np.unique(cross[:, :2].round(1), axis=0).T, marker="+", linestyle="none", **line)
 
 
+def _find(points: Points, point: Sequence[int] | None) -> int:
+    """Where a (head, level, point) is among the points; the last one, the heaviest, where it is not."""
+    if point is not None:
+        head, level, number = point
+        found = np.flatnonzero((points.head == head) & (points.level == level) & (points.point == number))
+        if len(found):
+            return int(found[0])
+    return len(points.x) - 1
+
+
+def _draw_grid(axes: Axes, view: SamplingView, level: int) -> None:
+    (rows, columns), colour = view.level_sizes[level], LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+    ends = to_pixels(view, np.ones(2), level)
+    style = {"color": colour, "linewidth": 0.6, "zorder": 1.5}
+    axes.vlines(np.linspace(0, ends[0], columns + 1), 0, ends[1], **style)
+    axes.hlines(np.linspace(0, ends[1], rows + 1), 0, ends[0], **style)
+
+
+def _draw_corners(axes: Axes, view: SamplingView, points: Points, i: int) -> None:
+    level, x, y = int(points.level[i]), float(points.x[i]), float(points.y[i])
+    rows, columns = view.level_sizes[level]
+    w, h = to_pixels(view, np.ones(2), level) / [columns, rows]  # a cell in pixels
+    axes.imshow(view.image, extent=(0, view.size[1], view.size[0], 0))
+    axes.set_facecolor("#8a8a8a")
+    _draw_grid(axes, view, level)
+    for corner in corners(view, level, x, y):
+        reads = corner.where == ON_IMAGE
+        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)] if reads else "#555555"
+        place = (corner.column * w, corner.row * h)
+        axes.add_patch(Rectangle(place, w, h, color=colour, alpha=0.15 + 0.6 * corner.weight, zorder=2))
+        text = f"{corner.weight:.2f}" + ("" if reads else ("\npadding" if corner.where == ON_PADDING else "\noutside"))
+        rim = [withStroke(linewidth=2, foreground="black")]
+        axes.text(
+            place[0] + w / 2, place[1] + h / 2, text, ha="center", va="center", fontsize=6, color="white",
+            path_effects=rim, zorder=4, clip_on=True,
+        )  # fmt: skip
+    axes.plot(
+        x, y, "o", color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], markeredgecolor="white", markersize=5, zorder=5
+    )
+    axes.set(xlim=(x - 1.6 * w, x + 1.6 * w), ylim=(y + 1.6 * h, y - 1.6 * h), xticks=[], yticks=[])
+    axes.set_title(f"head {points.head[i]}, level {level}, point {points.point[i]}", fontsize=7)
+
+
 def _frame(view: SamplingView, points: Points, cross: np.ndarray) -> tuple[float, float, float, float]:
     """Left, right, top and bottom: the image, and beyond it as far as points lie, up to a quarter of it."""
     limits = []
@@ -186,7 +241,7 @@ def _legend(
         for share in (1.0, 0.25):
             handles.append(dot(share, color="#888888", alpha=0.4 + 0.6 * share, label=f"weight {share * heaviest:.3f}"))
     if (points.where != ON_IMAGE).any():
-        handles.append(dot(0.25, markerfacecolor="none", markeredgecolor="#888888", label="hollow: reads zero"))
+        handles.append(dot(0.25, markerfacecolor="none", markeredgecolor="#888888", label="hollow: not on the image"))
     rim = [withStroke(linewidth=3, foreground="black")]
     cross_line = {"marker": "+", "linestyle": "none", "markersize": 9, "markeredgewidth": 2, "path_effects": rim}
     handles.append(Line2D([], [], color=REFERENCE_COLOUR, label="reference point", **cross_line))

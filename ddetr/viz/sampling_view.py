@@ -143,7 +143,7 @@ class SamplingView:
             ValueError: an index that the batch does not have, or an image that the trace has not seen.
         """
         B = len(trace.image_sizes)
-        _check_index("index", index, B, "images in the trace")
+        check_index("index", index, B, "images in the trace")
         h, w = trace.image_sizes[index]
         batch = trace["pre_transformer.images"]
         seen = batch[index, :, :h, :w]
@@ -172,7 +172,7 @@ class SamplingView:
     def attention(self, part: str, layer: int) -> Attention:
         """One layer. ValueError for one that does not exist."""
         layers = self.layers(part)
-        _check_index("layer", layer, len(layers), f"{part} layers")
+        check_index("layer", layer, len(layers), f"{part} layers")
         return layers[layer]
 
     def replace(self, **changes: Any) -> SamplingView:
@@ -188,7 +188,7 @@ def to_pixels(view: SamplingView, places: np.ndarray, level: np.ndarray | int) -
 
 def to_cells(view: SamplingView, level: int, x: float, y: float) -> tuple[float, float]:
     """A pixel (x, y) -> (column, row) on a level's map, in cells from its top left corner; centres at 0.5, 1.5, ..."""
-    _check_index("level", level, len(view.level_sizes), "levels")
+    check_index("level", level, len(view.level_sizes), "levels")
     ratio_w, ratio_h = view.valid_ratios[level].tolist()
     (h, w), (rows, columns) = view.size, view.level_sizes[level]
     return x / w * ratio_w * columns, y / h * ratio_h * rows
@@ -383,11 +383,12 @@ def _is_grid(view: SamplingView, part: str, layer: int) -> bool:
 
 
 def _row(attention: Attention, row: int, part: str) -> Attention:
-    _check_index("row", row, len(attention.weights), "tokens" if part == "encoder" else "queries")
+    check_index("row", row, len(attention.weights), "tokens" if part == "encoder" else "queries")
     return Attention(*(field[row] for field in attention))
 
 
-def _check_index(name: str, index: int, count: int, what: str) -> None:
+def check_index(name: str, index: int, count: int, what: str) -> None:
+    """ValueError unless `index` is one of `count` things, called `what`."""
     if not count:
         raise ValueError(f"there are no {what} in this view")
     if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < count:
@@ -397,5 +398,5 @@ def _check_index(name: str, index: int, count: int, what: str) -> None:
 def _choice(name: str, chosen: Iterable[int] | None, count: int) -> list[int]:
     numbers = list(range(count)) if chosen is None else list(chosen)
     for number in numbers:
-        _check_index(name, number, count, f"{name}s")
+        check_index(name, number, count, f"{name}s")
     return numbers

@@ -12,7 +12,7 @@ import ipywidgets
 
 from .figures import Figure
 
-WITHOUT_WIDGETS = "An interactive view; here as a picture. In JupyterLab, Notebook 7 or VS Code it has controls."
+STILL = "A still picture: run this cell in JupyterLab, Notebook 7 or VS Code to move it."
 _PAUSE = 0.03
 """Seconds without a change after which it is drawn: a hand that drags sends more changes than can be drawn."""
 
@@ -101,8 +101,10 @@ class Sandbox(ipywidgets.VBox):
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        shown = self.figure._repr_mimebundle_()
-        return {**data, **shown[0], "text/plain": WITHOUT_WIDGETS}, {**metadata, **shown[1]}
+        still = self._draw(self.state)
+        still.supxlabel(STILL, fontsize=7.5)
+        pictures, words = still._repr_mimebundle_()
+        return {**data, **pictures, "text/plain": STILL}, {**metadata, **words}
 
 
 def picture(figure: Figure) -> str:

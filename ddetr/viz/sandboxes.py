@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 from collections.abc import Sequence
 
 import torch
-from ipywidgets import BoundedIntText, Dropdown
+from ipywidgets import BoundedIntText, Dropdown, IntSlider, Play, ToggleButtons, jslink
 from PIL import Image
 from torch import Tensor
 
 from ..data import denormalize_image
 from . import feature_browser as features
-from . import padding
+from . import kernel_thread, padding
 from .figures import INK
 from .handles import Handles
 from .sandbox import Sandbox
@@ -53,7 +54,7 @@ def feature_browser(maps: features.Maps, image: Tensor, names: Sequence[str], le
     with torch.no_grad():
         found = [feature[0] for feature in maps(image[None])]
     handles = Handles(
-        (W, H), points=[[W / 2, H / 2]], labels=["cell"], colours=[INK], image=_png(image), step=4, max_width=300,
+        (W, H), points=[[W / 2, H / 2]], labels=["cell"], colours=[INK], image=as_png(image), step=4, max_width=300,
         title="The image: drag the point",
     )  # fmt: skip
     levels = Dropdown(options=[(name, n) for n, name in enumerate(names)], value=level, description="level")
@@ -68,7 +69,26 @@ def feature_browser(maps: features.Maps, image: Tensor, names: Sequence[str], le
     return Sandbox(features.draw, state, {"points": (handles, "points"), "level": levels, "channel": channel})
 
 
-def _png(image: Tensor) -> bytes:
+def kernel_thread_view(start: kernel_thread.ThreadState) -> Sandbox:
+    """Step one thread of the attention kernel from point to point, or play it, forward or backward.
+
+    ValueError for a state that cannot be drawn.
+    """
+    last = math.prod(torch.as_tensor(start.weights).shape) - 1
+    step = IntSlider(value=start.point, min=0, max=last, description="point", continuous_update=False)
+    play = Play(value=start.point, min=0, max=last, interval=1000)
+    directions = ToggleButtons(options=(kernel_thread.FORWARD, kernel_thread.BACKWARD), value=start.direction)
+
+    def state(point: int, direction: str) -> kernel_thread.ThreadState:
+        return start._replace(point=point, direction=direction)
+
+    sandbox = Sandbox(kernel_thread.draw, state, {"point": step, "direction": directions})
+    jslink((play, "value"), (step, "value"))
+    sandbox.children = (play, *sandbox.children)
+    return sandbox
+
+
+def as_png(image: Tensor) -> bytes:
     """A normalised image (3, H, W) as a PNG file."""
     buffer = io.BytesIO()
     Image.fromarray(denormalize_image(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG")

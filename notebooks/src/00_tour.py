@@ -31,7 +31,7 @@ from ddetr import build_model, load_pretrained
 from ddetr.course import check, trace_table
 from ddetr.data import CocoDetection, coco_layout, normalize_image, prepare_image, toy_scene
 from ddetr.ops import choose_backend
-from ddetr.viz import figures, sampling, sampling_view
+from ddetr.viz import SamplingExplorer, figures, sampling_view
 from ddetr.viz.draw import draw_detections
 
 torch.manual_seed(0)
@@ -95,13 +95,13 @@ table
 # ## Where it looks
 #
 # Look at `sampling_locations`: a query reads the image at 8 x 4 x 4 = 128 places. **Predict.** The best query stands
-# for the bus at the left. How many of its places lie on the bus?
+# for the bus at the left. How many of its places lie on the bus? Click other objects, and press play to see the layers.
 
 # %%
 best = int(trace["heads.logits"][-1, 0].amax(-1).argmax())  # (layers, B, Q, K) -> (Q, K) -> (Q,) -> which query
 view = sampling_view.SamplingView.from_trace(trace, names=names)
 layer = tiny.config.decoder_layers - 1
-display(sampling.sampling_points(view, "decoder", layer, best))
+display(SamplingExplorer(view=view, part="decoder", layer=layer, query=best))
 
 # %%
 points = sampling_view.points_of(view, "decoder", layer, best)

@@ -23,7 +23,7 @@ from ddetr.course import check
 from ddetr.data import prepare_image, toy_scene
 from ddetr.models import reference_points
 from ddetr.ops import bilinear_sample, choose_backend
-from ddetr.viz import coordinates, figures
+from ddetr.viz import coordinate_sandboxes, coordinates, figures
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
@@ -179,15 +179,20 @@ for align_corners in (False, True):
     read = F.grid_sample(ruler, grid, align_corners=align_corners).item()
     print(f"align_corners={align_corners}: {read:.1f}")
 
+# %% [markdown]
+# `False` is right, because our 0 and 1 are the *edges* of the map. With `True`, -1 and 1 are the centres of the border
+# cells.
+#
+# **Touch.** Drag the place, choose a level, throw a switch. Where does `align_corners=True` do no harm?
+
 # %%
 by_hand = bilinear_sample(ruler[0].permute(1, 2, 0), place[0] * w, place[1] * h).item()  # the package's definition
 assert abs(by_hand - 190) < 1e-3
-display(coordinates.draw(ladder._replace(align_corners=True), image))
+coordinate_sandboxes.ladder_sandbox(image, ladder._replace(align_corners=True))
 
 # %% [markdown]
-# `False` is right, because our 0 and 1 are the *edges* of the map. With `True`, -1 and 1 are the centres of the
-# border cells, so every place shrinks towards the middle: by nothing at the centre, by half a cell at the border. The
-# coarser the map, the more pixels that is.
+# At the centre. Every place shrinks towards it, by half a cell at the border. The coarser the map, the more pixels that
+# is.
 #
 # **Break it.** Two other classics: one forgets the half pixel, one hands over (y, x). Which is which?
 
@@ -197,7 +202,7 @@ display(coordinates.draw(ladder._replace(half_pixel=False), image))
 
 # %% [markdown]
 # Swapped axes mirror at the diagonal: far off, but only where x and y differ. A lost half pixel leads to the bottom
-# right, everywhere by the same half cell. Change `place` and `level`, and look again.
+# right, everywhere by the same half cell.
 #
 # ## A batch: the image ends before the map does
 #
@@ -345,6 +350,7 @@ def to_neighbour(points):  # (Q, 2) -> each point's distance to the nearest othe
 
 with torch.no_grad():
     fresh = build_model(model.config).queries(1).reference_points[0]
+assert to_neighbour(learned[0]).min() > to_neighbour(fresh).median()
 for name, distances in (("fresh", to_neighbour(fresh)), ("trained", to_neighbour(learned[0]))):
     print(f"{name:8} distance to the nearest neighbour: {distances.min():.3f} to {distances.max():.3f}")
 
@@ -355,6 +361,7 @@ for name, distances in (("fresh", to_neighbour(fresh)), ("trained", to_neighbour
 found = scores > 0.3
 from_box = torch.cdist(boxes[found, :2], learned[0])  # box centre to every reference point
 ranks = (from_box < from_box.gather(1, found.nonzero())).sum(1) + 1
+assert (ranks == 1).float().mean() > 0.5
 print("rank of the finder among 50, by distance:", ranks.tolist())
 
 # %% [markdown]

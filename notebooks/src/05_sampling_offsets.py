@@ -23,7 +23,7 @@ from ddetr.data import prepare_image, toy_scene
 from ddetr.engine.schedule import Recipe
 from ddetr.models.deform_attention import MSDeformAttn
 from ddetr.ops import bilinear_sample, choose_backend, ms_deform_attn
-from ddetr.viz import figures, offsets, sampling
+from ddetr.viz import SamplingExplorer, coordinate_sandboxes, figures, offsets, sampling
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
@@ -124,8 +124,9 @@ torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(1, 727, M))
 print(f"largest deviation: {(weights - trace['encoder.layer1.attention_weights']).abs().max():.0e}")
 
 # %% [markdown]
-# Nothing. The weights are decided *before* anything is read. Keys would have to be fetched from 128 places first. And
-# the query chose those places itself, so it can say at once what each is worth. One token, on the clock:
+# Nothing. The weights are decided *before* anything is read. Keys would have to be fetched from 128 places first, and the
+# query chose those places itself, so it can say at once what each is worth. What it finds there can change its mind
+# only in the next layer. One token, on the clock:
 
 # %%
 view = sampling.SamplingView.from_trace(trace, image, names=[c["name"] for c in model.categories])
@@ -160,20 +161,20 @@ check("05.attention_weights", attention_weights)
 # ## Divide by (W, H)
 #
 # Offsets count cells; the operator wants [0, 1]. So each is divided by its level's (W, H). **Predict**: four cells to
-# the right, is that equally far in the image on all levels?
+# the right, is that equally far in the image on all levels? **Touch**: drag the reference point.
 
 # %%
 sizes = tuple(trace.level_sizes)
-playground = offsets.OffsetsState(reference=(0.55, 0.5), level_sizes=sizes)
-display(offsets.draw(playground))
+coordinate_sandboxes.offsets_sandbox(image, sizes)
 
 # %% [markdown]
 # No. On level 0 it is a seventh of the image's width, on level 3 all of it. Near and fine, far and coarse. Hollow
-# points are outside. Change `reference`, `stretch` or `head`, and draw again.
+# points are outside.
 #
 # **Break it.** `spatial_shapes` are (H, W). Divide by them as they come:
 
 # %%
+playground = offsets.OffsetsState(reference=(0.5, 0.5), level_sizes=sizes)
 display(offsets.draw(playground._replace(swapped=True, head=0)))
 h, w = sizes[0]
 print(f"level 0: head 0's last point, meant for 4 cells to the right, goes {4 / h * w:.1f}")
@@ -235,7 +236,7 @@ print(f"the last point of every head: {outermost.min():.2f} box sides from the c
 # %% [markdown]
 # On the border of the box, half a side from its centre: P makes the last ring 1, and 0.5 takes half of the side.
 # Without the two the star would be eight boxes wide. It is the same on all levels: a box says how large its object is,
-# so the level need not.
+# so the level need not. *(To drag the box: `coordinate_sandboxes.offsets_sandbox(image, sizes, box)`.)*
 #
 # ### Exercise: locations in a box
 #
@@ -284,8 +285,8 @@ for layer in range(2):
         print(f"layer {layer}, {name} outside by level:", *(f"{s:.0%}" for s in share))
 
 # %% [markdown]
-# On small maps, nearly always: four cells lead out of level 3 from anywhere. And on the coarse levels more of the
-# weight is outside than of the points. A softmax must spend its 1 somewhere, and zero is where a head can put what it
+# Often, and on small maps most of the time: four cells lead out of level 3 from anywhere. And on the two coarse levels
+# more of the weight is outside than of the points. A softmax must spend its 1 somewhere, and zero is where a head can put what it
 # does not need.
 #
 # ## From sampling locations to pixels
@@ -298,11 +299,19 @@ pair = model.trace([image, tall])
 places = pair["encoder.layer1.sampling_locations"][0]  # (S, M, L, P, 2), the first image
 ratios = pair["multi_scale.valid_ratios"][0]  # (L, 2)
 pixels = places / ratios[:, None] * torch.tensor([212, 160])  # (x, y) in pixels of the image
-padded_view = sampling.SamplingView.from_trace(pair, image, index=0)
-token_in_pair = sampling.token_at(padded_view, level=0, x=164, y=135)
-points = sampling.points_of(padded_view, "encoder", 1, token_in_pair)
-theirs = torch.from_numpy(points.x)
-ours = pixels[token_in_pair, points.head, points.level, points.point, 0]
+on_clock = 16 * 27 + 20  # level 0, row 16, column 20
+heaviest = pair["encoder.layer1.attention_weights"][0, on_clock].argmax().item()  # of 128
+x, y = places[on_clock].flatten(0, 2)[heaviest].tolist()
+x_pixel, y_pixel = pixels[on_clock].flatten(0, 2)[heaviest].tolist()
+print(f"({x:.3f}, {y:.3f}) of the map is pixel ({x_pixel:.1f}, {y_pixel:.1f}) of the image")
+
+# %% [markdown]
+# The package's `sampling.points_of` does the same for all points of a token, heaviest last:
+
+# %%
+points = sampling.points_of(sampling.SamplingView.from_trace(pair, image), "encoder", 1, on_clock)
+theirs = torch.from_numpy(points.y)
+ours = pixels[on_clock, points.head, points.level, points.point, 1]
 torch.testing.assert_close(ours, theirs)
 print(f"largest deviation: {(ours - theirs).abs().max():.0e} pixels")
 
@@ -312,11 +321,12 @@ print(f"largest deviation: {(ours - theirs).abs().max():.0e} pixels")
 # Draw it: the token on the clock, all its heads and levels. A dot grows with its weight.
 
 # %%
-display(sampling.sampling_points(view, "encoder", 1, token))
+display(SamplingExplorer(view=view, layer=1, token=token))
 
 # %% [markdown]
-# The cross is the reference point. The heavy points sit around the rim of the clock. For a model of yours: a trace,
-# `SamplingView.from_trace`, one call. *(The decoder's: below, and page 08.)*
+# The cross is the reference point. The heavy points sit around the rim of the clock. Move over the image; arrow keys
+# move the token, [ and ] the layer. For a model of yours: `SamplingExplorer(model, image)`. Without a notebook,
+# `sampling.sampling_points(view, "encoder", 1, token)` draws the same picture. *(The decoder's: below, and page 08.)*
 #
 # ## Points on a line
 #
@@ -330,13 +340,17 @@ display(offsets.learnt_offsets(steps[::5, :, 0], strength[::5, :, 0], 0, "encode
 # %% [markdown]
 # **Predict.** Four points in a plane: what share of their spread lies along one line?
 
+
 # %%
+def along_a_line(points):  # (..., P, 2) -> what share of their spread lies along one line
+    spread = torch.linalg.svdvals(points - points.mean(-2, keepdim=True)).square()  # (..., 2)
+    return (spread[..., 0] / spread.sum(-1)).mean()
+
+
 moved = (steps - star).norm(dim=-1).mean()
-centred = steps - steps.mean(3, keepdim=True)  # (S, M, L, P, 2), each head's points around their mean
-spread = torch.linalg.svdvals(centred).square()  # (S, M, L, 2)
-along = (spread[..., 0] / spread.sum(-1)).mean()
 assert moved < 0.5
-print(f"mean distance from the star {moved:.2f} cells; {along:.0%} of the spread along one line")
+print(f"{along_a_line(steps):.0%}; four points thrown at random: {along_a_line(torch.randn(10000, 4, 2)):.0%}")
+print(f"mean distance from the star: {moved:.2f} cells")
 
 # %% [markdown]
 # That is normal: they start on a line and learn slowly. The *weights* learn faster, from 1/16 each to this:

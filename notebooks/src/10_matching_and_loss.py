@@ -40,7 +40,7 @@ display(figures.pipeline_map(["heads"]))
 # %% [markdown]
 # ## Fifty answers, six objects
 #
-# **Predict.** 50 queries answer for a scene of 6 objects. How many boxes cover each object by half or more?
+# **Predict.** 50 queries answer for a scene of 6 objects. How many boxes have an IoU above 0.5 with each?
 
 
 # %%
@@ -59,7 +59,7 @@ assert iou.shape == (50, 6)
 print(dict(zip(enumerate(names), (iou > 0.5).sum(0).tolist(), strict=True)))
 
 # %% [markdown]
-# Several each. Yet nobody removes duplicates afterwards. So training must choose: **one** query is responsible for
+# Most have several. Yet nobody removes duplicates afterwards. So training must choose: **one** query is responsible for
 # each object, and all the others must say no.
 #
 # ## What a query costs
@@ -151,12 +151,8 @@ display(matching.draw_terms(state_of(cheapest)))
 # %%
 small = torch.tensor([[1.0, 2.0], [3.0, 9.0], [8.0, 7.0]])  # (Q, N)
 query, index = linear_sum_assignment(small)
-print(
-    "pairs (query, object):",
-    list(zip(query.tolist(), index.tolist(), strict=True)),
-    "cost",
-    small[query, index].sum().item(),
-)
+pairs = list(zip(query.tolist(), index.tolist(), strict=True))
+print("pairs (query, object):", pairs, "cost", small[query, index].sum().item())
 
 # %% [markdown]
 # Query 0 is the best for both, and gets the object where it is *not* the cheapest: 2 + 3 beats 1 + 7. The sum decides.
@@ -296,8 +292,8 @@ for name, value in by_hand.items():
 #
 # ### Exercise: the box loss of a batch
 #
-# `box_loss(boxes, targets, pairs)`: boxes (B, Q, 4), for each image targets (N, 4) and pairs of index tensors (query, object) ->
-# the sum of |difference|, divided by the number of objects in the batch, at least 1.
+# `box_loss(boxes, targets, pairs)`: boxes (B, Q, 4), for each image targets (N, 4) and pairs of index tensors (query,
+# object) -> the sum of |difference|, divided by the number of objects in the batch, at least 1.
 
 
 # %%
@@ -320,6 +316,18 @@ def box_loss(boxes, targets, pairs):
 check("10.box_loss", box_loss)
 
 # %% [markdown]
+# **Predict.** Put an empty image beside the scene. What happens to the loss of the boxes?
+
+# %%
+none = torch.zeros(0, dtype=torch.int64)
+scene_alone = 5 * box_loss(boxes[None], [target.boxes], [paired])
+with_empty = 5 * box_loss(boxes.expand(2, -1, -1), [target.boxes, target.boxes[:0]], [paired, (none, none)])
+torch.testing.assert_close(scene_alone, losses["loss_bbox"])
+print(f"alone {scene_alone:.4f}, beside an empty image {with_empty:.4f}")
+
+# %% [markdown]
+# Nothing. A mean over images would halve it, and an object would count less for its neighbour's emptiness.
+#
 # ## Every layer is asked
 #
 # One loss at the end would leave the first layers guessing. So each layer is matched and judged by itself. **Predict**:
@@ -406,7 +414,8 @@ attempt(labels=target.labels + 1)
 attempt(labels=torch.tensor([13, 13, 16, 85, 9, 44]))
 
 # %% [markdown]
-# Elsewhere a label goes straight to the matcher, as an index. By hand:
+# The first is noticed only because this scene has the last class: keep K exact. Elsewhere a label goes straight to the
+# matcher, as an index. By hand:
 
 # %%
 scores = logits.sigmoid()
@@ -443,8 +452,8 @@ except FloatingPointError as error:
     print(f"{type(error).__name__}: {error}")
 
 # %% [markdown]
-# A *target* can fail it too: corners mistaken for sizes, a box without area, a NaN in the file. Here they do not reach
-# the loss:
+# A *target* can fail it too: sizes given as corners, a NaN in the file. Here they do not reach the loss, nor do boxes
+# that are not in pixels:
 
 # %%
 corners = good["boxes"]
@@ -457,12 +466,8 @@ attempt(boxes=corners / torch.tensor([w, h, w, h]))
 
 # %%
 point = torch.tensor([[0.5, 0.5, 0.5, 0.5]])
-print(
-    "torchvision:",
-    torchvision.ops.generalized_box_iou(point, point).item(),
-    "· here:",
-    generalized_iou(point, point).item(),
-)
+theirs = torchvision.ops.generalized_box_iou(point, point)
+print("torchvision:", theirs.item(), "· here:", generalized_iou(point, point).item())
 
 # %% [markdown]
 # ## Take with you

@@ -33,9 +33,9 @@ from ddetr.engine import (
 )
 from ddetr.engine.misses import open_cases
 from ddetr.ops import choose_backend
+from ddetr.viz import SamplingExplorer, figures, misses, scenes
 from ddetr.viz import average_precision as figures_of_ap
 from ddetr.viz import evaluation as figures_of_scores
-from ddetr.viz import figures, misses, sampling, scenes
 from ddetr.viz.sampling_view import SamplingView, points_of
 
 torch.manual_seed(0)
@@ -364,7 +364,7 @@ assert everybody["score too low"] > sum(everybody.values()) / 2
 # %%
 bus = opened["bus"]
 view = SamplingView.from_trace(bus.trace, bus.image, names=names)
-display(sampling.sampling_points(view, "decoder", 2, bus.why.query))
+display(SamplingExplorer(view=view, part="decoder", layer=2, query=bus.why.query))
 
 # %%
 points = points_of(view, "decoder", 2, bus.why.query)

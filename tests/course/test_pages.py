@@ -50,6 +50,10 @@ def test_outputs_are_presentable(name, committed):
     assert (NOTEBOOKS / f"{name}.ipynb").stat().st_size < 1.5e6
 
 
+def test_the_series_stays_light_enough_to_clone():
+    assert sum(notebook.stat().st_size for notebook in NOTEBOOKS.glob("*.ipynb")) < 12e6
+
+
 def test_a_fresh_run_gives_the_same_text(name, committed, tmp_path):
     fresh = pages.execute(pages.read_page(name), tmp_path)
     for ours, theirs in zip(output_texts(fresh), output_texts(committed), strict=True):
@@ -118,3 +122,9 @@ def output_texts(notebook):
 
 def output_text(output):
     return output.get("text") or output.get("data", {}).get("text/plain", "")
+
+
+def test_a_committed_page_has_no_widget_that_would_need_a_kernel(committed):
+    assert "widgets" not in committed.metadata
+    bundles = [output.get("data", {}) for cell in committed.cells for output in cell.get("outputs", [])]
+    assert not any("application/vnd.jupyter.widget-view+json" in bundle for bundle in bundles)

@@ -4,10 +4,13 @@ import base64
 import re
 from html import unescape
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from ddetr.course.series import SERIES
 
 site = pytest.importorskip("ddetr.course.site", reason="needs the course extra: pip install -e '.[course]'")
 markdown = pytest.importorskip("ddetr.course.markdown")
@@ -132,6 +135,30 @@ def test_prose_leads_to_the_page_that_it_names(pages):
     assert "<code>page 03</code>" in pages[1]
     assert 'href="01_backbone_features.html#What-a-cell-sees"' in pages[1]
     assert '<a href="00_tour.html">00</a>' in pages[2]  # a link in an output
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    files = site.build(site.NOTEBOOKS, tmp_path_factory.mktemp("series"))
+    return {file.name: Elements(file.read_text(encoding="utf-8")) for file in files}
+
+
+def test_every_link_of_the_series_leads_somewhere(series):
+    coming = {f"{name}.html" for name in SERIES} - series.keys()  # pages that are not written yet
+    ids = {name: {attributes.get("id") for _, attributes in page.found} for name, page in series.items()}
+    for own, page in series.items():
+        for link in page.all("a"):
+            target, _, anchor = link["href"].partition("#")
+            if target in coming or target.startswith(("https://", "http://")):
+                continue
+            assert target in series or not target, (own, link)
+            assert not anchor or unquote(anchor) in ids[target or own], (own, link)
+
+
+def test_every_figure_of_the_series_says_what_it_shows(series):
+    for name, page in series.items():
+        for picture in page.all("img"):
+            assert len(picture.get("alt", "")) > 10 or picture.get("class") == "math", (name, picture["src"][:80])
 
 
 def test_several_pages_become_several_links():

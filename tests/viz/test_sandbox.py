@@ -98,6 +98,7 @@ def test_without_widgets_there_is_a_picture_and_a_sentence(sandbox):
     assert data["image/png"].startswith(b"\x89PNG")
     assert metadata["image/png"]["alt"] == "the number 3"
     assert "JupyterLab" in data["text/plain"]
+    assert data["image/png"] != sandbox.figure._repr_png_()  # the sentence is in the picture too
     assert "application/vnd.jupyter.widget-view+json" in data
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ddetr.viz import feature_browser
+from ddetr.viz import feature_browser, kernel_thread
 from ddetr.viz.sandboxes import feature_browser as browse
-from ddetr.viz.sandboxes import padding_sandbox
+from ddetr.viz.sandboxes import kernel_thread_view, padding_sandbox
 
 
 def test_dragging_a_corner_changes_the_batch():
@@ -64,3 +64,19 @@ def test_a_channel_that_does_not_exist_is_refused(browser):
 def test_the_pixels_at_the_border_belong_to_the_last_cell():
     assert feature_browser.cell_at((32, 64), (4, 8), (64, 32)) == (3, 7)
     assert feature_browser.cell_at((32, 64), (4, 8), (8, 0)) == (0, 1)
+
+
+def test_a_thread_is_stepped_and_turned_around():
+    locations = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(0))
+    view = kernel_thread_view(kernel_thread.ThreadState([(4, 6), (2, 3)], locations, torch.full((2, 3), 1 / 6)))
+    step, _ = view.controls["point"]
+    assert step.max == 5
+    step.value = 4
+    assert "forward, at point 4 of 6, level 1" in view.figure.alt
+    view.controls["direction"][0].value = "backward"
+    assert "It adds to each one's gradient." in view.figure.alt
+
+
+def test_a_thread_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="locations"):
+        kernel_thread_view(kernel_thread.ThreadState([(4, 6)], torch.rand(2, 3, 2), torch.rand(2, 3)))

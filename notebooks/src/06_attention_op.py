@@ -1,0 +1,746 @@
+# %% [markdown]
+# # 06 · The attention operator
+#
+# **How is it computed, and why a kernel?**
+#
+# After this page you can
+#
+# * compute one query's attention by hand, and its gradients;
+# * read the CUDA kernel, and say what each of its threads reads and writes;
+# * say what goes wrong with half pixels, half precision, and two threads at one number.
+
+# %%
+import itertools
+import math
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from IPython.display import display
+from PIL import Image
+from torchvision.ops import box_iou
+
+from ddetr import load_pretrained
+from ddetr.course import check
+from ddetr.course.measure import measure, seconds
+from ddetr.course.source import excerpt
+from ddetr.data import prepare_image, toy_scene
+from ddetr.ops import available_backends, choose_backend, ms_deform_attn, sampling_locations, softmax_weights
+from ddetr.viz import conventions, cost, draw, figures, kernel_thread
+
+torch.manual_seed(0)
+tiny = load_pretrained("tiny").eval()
+scene = toy_scene(105)
+image = prepare_image(Image.fromarray(scene.image), tiny.config.test_size)
+print(f"device cpu · operator {choose_backend()} · weights tiny · data ToyCOCO")
+
+# %%
+display(figures.pipeline_map(["encoder", "decoder"]))
+
+# %% [markdown]
+# ## One query, by hand
+#
+# Page 05 left us with two tensors: where each query looks, and how hard. Take them from the last decoder layer.
+
+# %%
+trace = {(entry.stage, entry.name): entry.tensor.detach() for entry in tiny.trace([image])}
+value = trace["decoder.layer2", "value"]  # (B, S, M, D): what the tokens have to say, head by head
+locations = trace["decoder.layer2", "sampling_locations"]  # (B, Q, M, L, P, 2) as (x, y) in [0, 1]
+weights = trace["decoder.layer2", "attention_weights"]  # (B, Q, M, L, P)
+sizes = [tuple(size) for size in trace["multi_scale", "spatial_shapes"].tolist()]  # L of (h, w)
+starts = trace["multi_scale", "level_start_index"].tolist()
+(B, S, M, D), (Q, L, P) = value.shape, (locations.shape[1], *locations.shape[3:5])
+assert (B, S, M, D, Q, L, P) == (1, 727, 8, 16, 50, 4, 4)
+q = trace["heads", "logits"][-1, 0].amax(1).argmax().item()  # (Q, K) -> the query that is surest of its object
+m = 4
+print(f"value {tuple(value.shape)} · query {q}, head {m}: {L * P} points")
+
+# %% [markdown]
+# The paper's equation 3, for one head of one query: over all levels and points, add up weight times the value at the
+# location. A location falls between four cells and reads their mean, the nearer the more.
+
+
+# %%
+def corners(x, y, h, w):  # (x, y) in [0, 1] -> (row, column, share) of the cells around it that exist
+    x, y = x * w - 0.5, y * h - 0.5  # in cells, counted from the centre of the first
+    left, top = math.floor(x), math.floor(y)
+    dx, dy = x - left, y - top
+    four = [
+        (top, left, (1 - dy) * (1 - dx)), (top, left + 1, (1 - dy) * dx),
+        (top + 1, left, dy * (1 - dx)), (top + 1, left + 1, dy * dx),
+    ]  # fmt: skip
+    return [(row, column, share) for row, column, share in four if 0 <= row < h and 0 <= column < w]
+
+
+# %% [markdown]
+# **Predict.** How many numbers does one head read to make its 16?
+
+
+# %%
+def reads(b, q, m):  # every (token, level, point, share) of one head of one query
+    for level, (h, w) in enumerate(sizes):
+        for p in range(P):
+            for row, column, share in corners(*locations[b, q, m, level, p].tolist(), h, w):
+                yield starts[level] + row * w + column, level, p, share
+
+
+by_hand = torch.zeros(D)
+for token, level, p, share in reads(0, q, m):
+    by_hand += weights[0, q, m, level, p] * share * value[0, token, m]  # (D,)
+out = ms_deform_attn(value, sizes, starts, locations, weights)  # (B, Q, M * D)
+package = out.view(B, Q, M, D)[0, q, m]
+torch.testing.assert_close(by_hand, package)
+count = len(list(reads(0, q, m)))
+print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_hand - package).abs().max():.0e}")
+
+# %% [markdown]
+# At most 16 points x 4 corners x 16 channels = 1024, less what lies outside the map. That sum is the whole operator.
+# Step through it: set `point` to anything from 0 to 15.
+
+# %%
+point = 9
+state = kernel_thread.ThreadState(sizes, locations[0, q, m], weights[0, q, m], point, "forward", q, m, (8, 12))
+display(kernel_thread.draw(state))
+
+# %% [markdown]
+# ### Exercise: read one place
+#
+# `bilinear_sample(image, x, y)`: image (h, w, D), a place in *cells from the top left corner of the map* -> (D,).
+# Outside the map is zero.
+
+
+# %%
+def bilinear_sample(image, x, y):
+    raise NotImplementedError
+
+
+check("06.bilinear_sample", bilinear_sample)
+
+
+# %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["solution"]
+# Solution
+def bilinear_sample(image, x, y):
+    h, w, channels = image.shape
+    left, top = math.floor(x - 0.5), math.floor(y - 0.5)  # the cell whose centre is at or before the place
+    dx, dy = x - 0.5 - left, y - 0.5 - top
+    out = torch.zeros(channels)
+    for row, share_y in ((top, 1 - dy), (top + 1, dy)):
+        for column, share_x in ((left, 1 - dx), (left + 1, dx)):
+            if 0 <= row < h and 0 <= column < w:
+                out = out + share_y * share_x * image[row, column]
+    return out
+
+
+check("06.bilinear_sample", bilinear_sample)
+
+# %% [markdown]
+# ## Is grid_sample the same thing?
+#
+# PyTorch has a function that reads maps between cells. One call a level, then the weights:
+
+# %%
+samples = []
+for level, (h, w) in enumerate(sizes):
+    maps = value[:, starts[level] : starts[level] + h * w].permute(0, 2, 3, 1).reshape(B * M, D, h, w)
+    grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).reshape(B * M, Q, P, 2)  # [0, 1] -> [-1, 1]
+    samples.append(F.grid_sample(maps, grid, align_corners=False))  # (B*M, D, Q, P)
+samples = torch.stack(samples, 3).flatten(3)  # (B*M, D, Q, L*P)
+summed = (samples * weights.transpose(1, 2).reshape(B * M, 1, Q, L * P)).sum(-1)  # (B*M, D, Q)
+summed = summed.view(B, M * D, Q).transpose(1, 2)
+torch.testing.assert_close(summed, out)
+print(f"largest deviation: {(summed - out).abs().max():.0e}")
+
+# %% [markdown]
+# Yes. The package has four back ends: Python loops, `grid_sample`, C++ and CUDA. They must agree in value *and*
+# gradient. The loop, in float64, is the judge:
+
+
+# %%
+def run(backend, dtype, device="cpu"):  # value and three gradients, for the first four queries
+    inputs = [t.to(device, dtype, copy=True).requires_grad_() for t in (value, locations[:, :4], weights[:, :4])]
+    result = ms_deform_attn(inputs[0], sizes, None, *inputs[1:], backend=backend)
+    target = torch.linspace(-1, 1, result.numel(), dtype=dtype, device=device).view_as(result)
+    return [result, *torch.autograd.grad(result, inputs, target)]
+
+
+judge = run("loop", torch.float64)
+for name, missing in available_backends().items():
+    if missing:
+        print(f"measured: {name:11}  not here: {missing}")
+        continue
+    device = "cuda" if name == "cuda" else "cpu"
+    got = [t.cpu().double() for t in run(name, torch.float32, device)]
+    spent = seconds(lambda name=name, device=device: run(name, torch.float32, device))
+    errors = [((a - b).norm() / b.norm()).item() for a, b in zip(got, judge, strict=True)]
+    assert max(errors) < 1e-4
+    print(f"measured: {name:11}  value {errors[0]:.0e}  gradients: value {errors[1]:.0e}, "
+          f"locations {errors[2]:.0e}, weights {errors[3]:.0e}  in {1e3 * spent:.1f} ms")  # fmt: skip
+
+# %% [markdown]
+# The errors are relative, and float32's own. (The loop is for reading. What is not here is no loss: nothing below
+# needs a compiler or a GPU.)
+#
+# ## Why does it not run on the CPU elsewhere?
+#
+# Nobody wrote it: the official C++ for the CPU only raises "Not implement on cpu". mmcv and Hugging Face fall back to
+# `grid_sample` there, as we do where nothing is built, and on a Mac's GPU:
+
+# %%
+for device in ("cpu", "cuda", "mps"):
+    print(f"measured: tensors on {device:4} are served by {choose_backend(device_type=device)}")
+
+# %% [markdown]
+# ## So why a kernel?
+#
+# Look at `samples` again: (B*M, D, Q, L*P), every read of every query, written down before anyone adds it up. In the
+# encoder, the portrait of page 01 asks with 5532 queries, 8 heads, 32 channels:
+#
+# **Predict.** How much larger than the result?
+
+# %%
+samples_bytes = 4 * (8 * 32 * 5532 * 16)  # (B*M, D, Q, L*P) float32
+result_bytes = 4 * (5532 * 256)  # (B, Q, M*D)
+assert samples_bytes == L * P * result_bytes
+print(f"samples {samples_bytes / 1e6:.0f} MB, result {result_bytes / 1e6:.1f} MB")
+
+# %% [markdown]
+# L * P = 16 times, and stacking and weighting make copies. A kernel adds each read to a sum in a register and forgets
+# it. Forward and backward, four sizes of image:
+
+# %%
+portrait = ((60, 69), (30, 35), (15, 18), (8, 9))  # the levels of 480 x 546 pixels
+ladder = [[(math.ceil(h / k), math.ceil(w / k)) for h, w in portrait] for k in (8, 4, 2, 1)]
+counts = [sum(h * w for h, w in levels) for levels in ladder]
+
+
+def both_ways(levels, backend, device):  # random inputs -> a call that runs forward and backward
+    s = sum(h * w for h, w in levels)
+    shapes = (1, s, 8, 32), (1, s, 8, 4, 4, 2), (1, s, 8, 4, 4)
+    inputs = [torch.rand(shape, device=device, requires_grad=True) for shape in shapes]
+
+    def call():
+        result = ms_deform_attn(inputs[0], levels, None, *inputs[1:], backend=backend)
+        return torch.autograd.grad(result.sum(), inputs)
+
+    return call
+
+
+# %%
+costs = {}
+for name in ("grid_sample", "cpu", "cuda"):
+    device = "cuda" if name == "cuda" else "cpu"
+    here = available_backends()[name] is None
+    costs[name] = [measure(both_ways(levels, name, device), repeats=2) for levels in ladder] if here else []
+for name, line in costs.items():
+    told = [f"{n}: {1e3 * c.seconds:.0f} ms {c.peak_bytes / 1e6:.1f} MB" for n, c in zip(counts, line, strict=False)]
+    print(f"measured: {name:11}  {' · '.join(told) or 'not here'}")
+assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"], costs["cpu"], strict=False))
+
+# %%
+display(cost.curves(counts, costs, "forward and backward, 8 heads of 32 channels"))
+
+# %% [markdown]
+# Both memories grow with the tokens; `grid_sample`'s is more than ten times the kernel's. An image of 800 x 1333 has
+# four times these tokens, and the encoder has six such layers.
+#
+# ## One thread
+#
+# A GPU runs thousands of *threads*: the same function, each with another number. They come in *blocks*, here of 256,
+# and run in *warps* of 32, in step. This is ours:
+
+# %%
+print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
+
+# %% [markdown]
+# `__global__`: runs on the GPU. `blockIdx.x` and `threadIdx.x` are all that tells one thread from another; they give
+# its `index`, which head of which query. A thread takes 16 bytes, four channels, so the tiny model's 16 channels need
+# SIZE = 4 threads a head. In Python:
+
+# %%
+N, SIZE, BLOCK = 4, 4, 256  # channels a thread, threads a head, threads a block
+
+
+def who_am_i(block, thread):  # -> image, query, head, first of four channels
+    index = (block * BLOCK + thread) // SIZE  # counts (b, q, m)
+    return index // M // Q, index // M % Q, index % M, thread % SIZE * N
+
+
+for thread in (0, 1, 2, 3, 4, 31, 32, 255):
+    print(f"block 0, thread {thread:3}: b, q, m, d = {who_am_i(0, thread)}")
+blocks = -(-B * Q * M * SIZE // BLOCK)
+print(f"{B * Q * M} heads x {SIZE} threads = {B * Q * M * SIZE}: {blocks} blocks, {blocks * BLOCK} threads")
+
+# %% [markdown]
+# The last block has threads without a head; they must write nothing. What a thread does, in CUDA:
+
+# %%
+print(excerpt("cuda/head.h", "gather"))
+
+# %% [markdown]
+# `load_pack` reads N = 4 numbers at once; `point.inside(k)` is our `0 <= row < h`. In Python, one thread after the
+# other:
+
+# %%
+numbers, strength = value.numpy(), weights.numpy()
+
+
+def kernel(block, thread, result):
+    b, q, m, d = who_am_i(block, thread)
+    if b >= B:
+        return  # past the last head
+    total = np.zeros(N, np.float32)  # in registers: no memory is written until the end
+    for token, level, p, share in reads(b, q, m):
+        total += strength[b, q, m, level, p] * share * numbers[b, token, m, d : d + N]
+    result[b, q, m, d : d + N] = total
+
+
+result = np.full((B, Q, M, D), np.nan, np.float32)
+for block, thread in itertools.product(range(blocks), range(BLOCK)):
+    kernel(block, thread, result)
+torch.testing.assert_close(torch.from_numpy(result).view(B, Q, M * D), out)
+print(f"largest deviation: {np.abs(result.reshape(B, Q, M * D) - out.numpy()).max():.0e}")
+
+# %% [markdown]
+# You have run a CUDA kernel. The real one is cleverer in one thing: your four threads of a head each placed all 16
+# points. There, each places four and hands them round its warp, from register to register:
+
+# %%
+print(excerpt("cuda/ms_deform_attn.cu", "broadcast"))
+
+# %% [markdown]
+# `head.h` needs no GPU: a C++ compiler makes the same code run with ordinary threads in the place of CUDA's.
+
+# %%
+reason = available_backends()["cpu"]  # it is in the same library
+if reason is None:
+    flat = [n for size in sizes for n in size]
+    on_host = torch.ops.ddetr.cuda_on_host(value, flat, None, locations[:, :8], weights[:, :8], SIZE)
+    torch.testing.assert_close(on_host, out[:, :8])
+    print(f"measured: head.h on this processor, largest deviation {(on_host - out[:, :8]).abs().max():.0e}")
+else:
+    print(f"measured: head.h on this processor: {reason}")
+
+# %% [markdown]
+# ### Exercise: thread to number
+#
+# The official kernel has one thread for each number of the output. Write `thread_address(block, thread, block_size,
+# Q, M, D)` -> `(b, q, m, d)`; the output is (B, Q, M, D), and neighbouring threads take neighbouring numbers in
+# memory.
+
+
+# %%
+def thread_address(block, thread, block_size, Q, M, D):
+    raise NotImplementedError
+
+
+check("06.thread_address", thread_address)
+
+
+# %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["solution"]
+# Solution
+def thread_address(block, thread, block_size, Q, M, D):
+    index = block * block_size + thread  # counts (b, q, m, d), d fastest
+    return index // (D * M * Q), index // (D * M) % Q, index // D % M, index % D
+
+
+check("06.thread_address", thread_address)
+
+# %% [markdown]
+# ## Why neighbouring threads take neighbouring channels
+#
+# Memory comes in sectors of 32 bytes: who reads one number gets eight. Query `q`'s warp has 8 heads x 4 threads, each
+# at one corner.
+#
+# **Predict.** How many sectors? And if `value` lay as `grid_sample` has it, a whole map for each channel?
+
+# %%
+tokens = [next(reads(0, q, m))[0] for m in range(M)]  # each head's first corner
+asked = [(tokens[m], m, d + c) for _, _, m, d in (who_am_i(0, t) for t in range(32)) for c in range(N)]
+layouts = {
+    "value (S, M, D), channels last": [4 * ((token * M + m) * D + d) for token, m, d in asked],
+    "maps (M, D, S), channels first": [4 * ((m * D + d) * S + token) for token, m, d in asked],
+}
+display(kernel_thread.warp_reads(layouts))
+
+# %% [markdown]
+# Channels last, every byte that arrives is wanted: the reads are *coalesced*. Channels first, seven eighths are
+# thrown away.
+#
+# ## Backward: two threads at one number
+#
+# Forward, each thread *gathers*, and writes numbers that are its own. Backward turns the arrows around: each thread
+# *scatters* its gradient to the cells that it read.
+
+# %%
+display(kernel_thread.draw(state._replace(direction="backward")))
+
+# %% [markdown]
+# Nobody owns a cell. Count how many reads each one gets from all queries, for one head:
+
+# %%
+m = 0
+counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
+for token, level, _, _ in itertools.chain.from_iterable(reads(0, q, m) for q in range(Q)):
+    counts[level].view(-1)[token - starts[level]] += 1
+display(kernel_thread.collisions(counts, f"{Q} queries, head {m}"))
+
+# %% [markdown]
+# Adding is three steps: read, add, write. If two threads read before either writes, one addition is lost. Let every
+# query have a thread, all in step, for one channel:
+
+# %%
+d = 0
+gradient = torch.linspace(-1, 2, Q * M * D).view(1, Q, M * D)  # of the output, as backward receives it
+mine = gradient.view(Q, M, D)[:, m, d].tolist()
+additions = [
+    [(token, (weights[0, q, m, level, p] * share * mine[q]).item()) for token, level, p, share in reads(0, q, m)]
+    for q in range(Q)
+]
+
+
+def scatter_all(atomic):
+    grad_value = np.zeros(S)
+    for step in itertools.zip_longest(*additions):  # one addition of every thread at a time
+        where, what = (np.array(part) for part in zip(*filter(None, step), strict=True))
+        if atomic:
+            np.add.at(grad_value, where, what)  # one after the other
+        else:
+            grad_value[where] = grad_value[where] + what  # all read, then all write: the last one stays
+    return grad_value
+
+
+# %%
+inputs = [value.clone().requires_grad_(), locations.clone().requires_grad_(), weights.clone().requires_grad_()]
+grads = torch.autograd.grad(ms_deform_attn(inputs[0], sizes, None, *inputs[1:]), inputs, gradient)
+exact = grads[0][0, :, m, d].double().numpy()
+np.testing.assert_allclose(scatter_all(atomic=True), exact, rtol=1e-3, atol=1e-5)
+lost = np.abs(scatter_all(atomic=False) - exact)
+print(f"atomic: largest deviation from the package {np.abs(scatter_all(True) - exact).max():.0e}")
+shares = [lost[a:b].sum() / np.abs(exact[a:b]).sum() for a, b in itertools.pairwise([*starts, S])]
+print("not atomic, missing on each level:", ", ".join(f"{share:.0%}" for share in shares))
+assert shares[3] > 0.1
+
+# %% [markdown]
+# No error is raised. The coarser the level, the fewer the cells, the more is lost. (PyTorch has the same trap:
+# `grad[where] += what` loses, `grad.index_add_(0, where, what)` does not.) CUDA's cure is `atomicAdd`, which nobody
+# can interrupt:
+
+# %%
+print(excerpt("cuda/ms_deform_attn.cu", "add"))
+
+# %% [markdown]
+# Its price: order. Threads arrive as they like, and float addition depends on it:
+
+# %%
+a, b, c = (np.float32(x) for x in (1e8, -1e8, 1.0))
+print(f"(a + b) + c = {(a + b) + c}, a + (b + c) = {a + (b + c)}")
+assert (a + b) + c != a + (b + c)
+
+# %% [markdown]
+# So two CUDA runs differ in the last digits. (`torch.use_deterministic_algorithms(True)` refuses this backward pass.)
+#
+# **How does the CPU version do without?** It cuts the *cells* among the threads, not the queries:
+
+# %%
+print(excerpt("cpu/backward.cpp", "parallel_for(0, sizes.B * M"))
+
+# %% [markdown]
+# One task for each image, head and level; each goes through all queries. Do two tasks ever meet?
+
+# %%
+owner = np.full((B, S, M, D), -1)
+for task in range(B * M * L):
+    image_, head, level = task // L // M, task // L % M, task % L
+    part = owner[image_, starts[level] : starts[level] + math.prod(sizes[level]), head]
+    assert (part == -1).all()  # nobody was here before
+    part[:] = task
+assert (owner >= 0).all()
+print(f"{B * M * L} tasks, {owner.size} numbers: each number has one owner")
+
+# %% [markdown]
+# Never: no atomics, and the order of addition is that of the queries, whatever the number of threads. A GPU needs
+# thousands of tasks, not 32.
+#
+# ### The other two gradients
+#
+# Those of location and weight belong to one point of one query: no strangers meet. But they are sums over D channels,
+# and a thread holds four. The head's threads add theirs up, and one writes. By hand:
+
+# %%
+m, level, p = 4, 2, 1
+(h, w), g = sizes[level], gradient.view(Q, M, D)[q, m]  # (D,)
+four = kernel_thread.corners_of(
+    locations[0, q, m, level, p].tolist(), sizes[level], starts[level]
+)  # token None: outside
+dots = [0.0 if corner.token is None else (g @ value[0, corner.token, m]).item() for corner in four]
+grad_weight = sum(corner.weight * dot for corner, dot in zip(four, dots, strict=True))
+dy = four[2].weight + four[3].weight  # how far below the upper centres
+slope_x = (1 - dy) * (dots[1] - dots[0]) + dy * (dots[3] - dots[2])  # right minus left
+grad_x = slope_x * weights[0, q, m, level, p].item() * w  # times w: from a cell to the whole map
+
+package_x, package_weight = grads[1][0, q, m, level, p, 0].item(), grads[2][0, q, m, level, p].item()
+print(f"weight:     {grad_weight:+.5f} by hand, {package_weight:+.5f} by the package")
+print(f"location x: {grad_x:+.5f} by hand, {package_x:+.5f} by the package")
+assert math.isclose(grad_weight, package_weight, rel_tol=1e-3, abs_tol=1e-6)
+assert math.isclose(grad_x, package_x, rel_tol=1e-3, abs_tol=1e-6)
+
+# %% [markdown]
+# A location learns from differences between neighbouring cells, and from nothing else.
+#
+# ### Exercise: scatter
+#
+# `scatter(grads, places, size)`: the gradients (N, D) of what was read at N places (N, 2), as (x, y) in cells from
+# the top left corner of the map -> (h, w, D), the gradient of the map.
+
+
+# %%
+def scatter(grads, places, size):
+    raise NotImplementedError
+
+
+check("06.scatter", scatter)
+
+
+# %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["solution"]
+# Solution
+def scatter(grads, places, size):
+    h, w = size
+    out = torch.zeros(h, w, grads.shape[1])
+    for grad, (x, y) in zip(grads, places.tolist(), strict=True):
+        left, top = math.floor(x - 0.5), math.floor(y - 0.5)
+        dx, dy = x - 0.5 - left, y - 0.5 - top
+        for row, share_y in ((top, 1 - dy), (top + 1, dy)):
+            for column, share_x in ((left, 1 - dx), (left + 1, dx)):
+                if 0 <= row < h and 0 <= column < w:
+                    out[row, column] += share_y * share_x * grad  # add: others may have been here
+    return out
+
+
+check("06.scatter", scatter)
+
+# %% [markdown]
+# ## Half a pixel: align_corners
+#
+# Where does the 0.5 in `corners` come from? A map of w cells covers [0, 1], and a value sits at its cell's *centre*:
+
+# %%
+print(excerpt("geometry.h", "axis_of_locations"))
+
+# %% [markdown]
+# `grid_sample` counts from -1 to 1, in one of two ways. With `align_corners=False` these are the outer edges of the
+# map; with `True` the centres of the first and last cell.
+
+# %%
+display(conventions.draw(conventions.ConventionState(4, 0.2)))
+
+# %% [markdown]
+# **Predict.** A map of 4 cells, of 20, of 160: does the mistake grow? Read a ruler, a map whose cells hold their own
+# centre's place:
+
+
+# %%
+def read_place(x, cells, align_corners):
+    ruler = (torch.arange(cells) + 0.5).view(1, 1, 1, cells)
+    return F.grid_sample(ruler, torch.tensor([2 * x - 1, 0.0]).view(1, 1, 1, 2), align_corners=align_corners).item()
+
+
+for cells in (4, 20, 160):
+    right, wrong = read_place(0.2, cells, False), read_place(0.2, cells, True)
+    print(f"{cells:3} cells: x = 0.2 is read at {right:7.3f} and at {wrong:7.3f}, off by {wrong - right:+.3f} cells")
+    assert math.isclose(wrong - right, 0.5 - 0.2, abs_tol=1e-3)
+
+# %% [markdown]
+# It is 0.5 - x cells on any map: nothing in the middle, half a cell at the borders. But a cell of level 3 is 64
+# pixels wide. `False` is right here: reference points are (column + 0.5) / w. *(Page 04.)*
+#
+# **Break it.** The trained model, every read as with `align_corners=True`:
+
+
+# %%
+def corners_aligned(value, shapes, starts, reference_points, offsets, logits):
+    locations = sampling_locations(reference_points, offsets, shapes)
+    width_height = torch.tensor(shapes).flip(-1)[:, None]  # (L, 1, 2)
+    moved = (locations * (width_height - 1) + 0.5) / width_height
+    return ms_deform_attn(value, shapes, None, moved, softmax_weights(logits))
+
+
+def detect(seed):  # -> the objects' boxes, what is found, and what is found with the bug
+    scene = toy_scene(seed)
+    image = prepare_image(Image.fromarray(scene.image), tiny.config.test_size)
+    boxes = torch.tensor([a["bbox"] for a in scene.annotations]) * (image.shape[1] / scene.image.shape[0])
+    boxes[:, 2:] += boxes[:, :2]  # (x, y, w, h) -> (x1, y1, x2, y2)
+    with torch.no_grad():
+        (found,) = tiny([image])
+        with mock.patch("ddetr.models.deform_attention.ms_deform_attn_fused", corners_aligned):
+            (broken,) = tiny([image])
+    return boxes, found, broken
+
+
+overlaps = []
+for seed in (105, 5002, 5003, 5005, 5006, 5009):
+    boxes, *results = detect(seed)
+    overlaps += list(zip(*(box_iou(boxes, r["boxes"][:10]).amax(1).tolist() for r in results), strict=True))
+right, wrong = np.mean(overlaps, 0)
+print(f"{len(overlaps)} objects, mean overlap (IoU) with the best of ten boxes: {right:.2f}, with the bug {wrong:.2f}")
+assert wrong < right - 0.05
+
+# %%
+_, *results = detect(105)
+scale = scene.image.shape[0] / image.shape[1]  # detections are in pixels of the prepared image
+pictures = [
+    draw.draw_detections(
+        Image.fromarray(scene.image), r["boxes"][:5] * scale, r["labels"][:5].tolist(),
+        [f"{score:.2f}" for score in r["scores"][:5].tolist()],
+    )
+    for r in results
+]  # fmt: skip
+display(figures.show_images(pictures, ["as trained", "align_corners=True"]))
+
+# %% [markdown]
+# Nothing crashes and the scores do not tell; the boxes have moved. A model must run with the convention it was
+# trained with.
+#
+# ### Exercise: the bug, fixed
+#
+# Somebody's export can only do `align_corners=True`. Their grid is `2 * locations - 1`. Write `grid(locations,
+# size)`: what to give instead, so that it reads where it should. locations (..., 2) as (x, y), size (h, w).
+
+
+# %%
+def grid(locations, size):
+    raise NotImplementedError
+
+
+check("06.grid", grid)
+
+
+# %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["solution"]
+# Solution
+def grid(locations, size):
+    width_height = torch.tensor(size).flip(0)  # (h, w) -> (w, h)
+    cells = locations * width_height - 0.5  # from the centre of the first cell
+    return 2 * cells / (width_height - 1) - 1  # the centre of the last one is at 1
+
+
+check("06.grid", grid)
+
+# %% [markdown]
+# ## What happens outside the map?
+#
+# Locations are reference plus offset, and nothing bounds them. Walk across the left border of a map of ones:
+
+# %%
+cells = torch.linspace(-1.5, 2, 141)  # from the left edge of the map
+places = torch.stack([cells / 4, torch.full_like(cells, 0.5)], 1).view(1, -1, 1, 1, 1, 2).requires_grad_()
+ones = ms_deform_attn(torch.ones(1, 12, 1, 1), [(3, 4)], None, places, torch.ones(places.shape[:-1])).flatten()
+slopes = torch.autograd.grad(ones.sum(), places)[0].flatten(0, -2)[:, 0] / 4  # by x, in cells
+display(conventions.border(cells, ones, slopes))
+
+# %% [markdown]
+# Outside reads zero, after a ramp one cell wide. Is it a rare case?
+
+# %%
+width_height = torch.tensor(sizes).flip(-1)[:, None]  # (L, 1, 2)
+away = ((locations * width_height - width_height / 2).abs() > width_height / 2 + 0.5).any(-1)  # (B, Q, M, L, P)
+assert (grads[1][away] == 0).all()
+print(f"{away.float().mean():.0%} of the trained decoder's points read nothing, and their locations have no gradient")
+
+# %% [markdown]
+# Not rare, on maps this small. Such a point only dilutes: its share of the attention reads zero. Its own location
+# gets no gradient; it moves only when other points move the layer that all offsets come from. And a NaN, or infinity?
+# Zero as well:
+
+# %%
+for bad in (float("nan"), float("inf"), -1e30):
+    lost_place = torch.full((1, 1, 1, 1, 1, 2), bad)
+    print(
+        bad, "->", ms_deform_attn(torch.ones(1, 12, 1, 1), [(3, 4)], None, lost_place, torch.ones(1, 1, 1, 1, 1)).item()
+    )
+
+# %% [markdown]
+# ## im2col_step, and a batch of 65
+#
+# The official code starts its kernel once for every `im2col_step` = 64 images, a name from deformable convolution,
+# whose buffers ("im2col": image to columns) had to fit. First it checks batch % min(batch, 64) == 0:
+
+# %%
+refused = [batch for batch in range(1, 140) if batch % min(batch, 64)]
+print(f"refused: {refused[0]} to {refused[62]}, then {refused[63]}, ...")
+many = torch.rand(65, 9, 2, 4), torch.rand(65, 5, 2, 1, 3, 2), torch.rand(65, 5, 2, 1, 3)
+whole = ms_deform_attn(many[0], [(3, 3)], None, *many[1:])
+single = [ms_deform_attn(v[None], [(3, 3)], None, x[None], a[None]) for v, x, a in zip(*many, strict=True)]
+torch.testing.assert_close(whole, torch.cat(single))
+print(f"ours, 65 images: {tuple(whole.shape)}, {(whole - torch.cat(single)).abs().max():.0e} from one by one")
+
+# %% [markdown]
+# 65 to 127 fail. People meet it with video, whose frames are folded into the batch; a larger `im2col_step` helps.
+# Ours has no buffer and no step: one start, and `index` counts through all images.
+#
+# ## Half precision
+#
+# Three things go wrong in 16 bits. **Places**, on a map of 167 columns (level 0 of an image 1333 pixels wide):
+
+# %%
+x = torch.rand(10000, dtype=torch.float64)
+for dtype in (torch.float32, torch.float16, torch.bfloat16):
+    off = ((x.to(dtype).double() - x) * 167).abs().max()
+    print(f"{dtype!s:14}  a location is off by up to {off:.5f} cells, {8 * off:.4f} pixels")
+
+# %% [markdown]
+# A third of a cell in bfloat16, not far from the align_corners bug. So `value` may be in 16 bits here; locations and
+# weights stay in float32, under autocast too. (mmcv turns all into the type of `value`.)
+#
+# **Sums**: a cell's gradient is a sum over queries. Say 5000 queries add 1 each.
+
+# %%
+total = torch.zeros((), dtype=torch.float16)
+for _ in range(5000):
+    total += 1  # the slow way, in 16 bits
+cell = torch.ones(1, 1, 1, 4, dtype=torch.float16, requires_grad=True)  # a map of one cell
+middle, one = torch.full((1, 5000, 1, 1, 1, 2), 0.5), torch.ones(1, 5000, 1, 1, 1)
+(grad,) = torch.autograd.grad(ms_deform_attn(cell, [(1, 1)], None, middle, one).sum(), cell)
+print(f"added in float16: {total:.0f} · this package: {grad[0, 0, 0, 0]:.0f}, as {grad.dtype}")
+assert total == 2048
+assert (grad == 5000).all()
+
+# %% [markdown]
+# After 2048, float16's next number is 2050, so 2048 + 1 rounds back and stays. The kernels add up in the type that
+# this says, and round once, at the end:
+
+# %%
+print(excerpt("geometry.h", "Accumulate"))
+
+# %% [markdown]
+# **NaN**: float16 ends at 65504. What is larger becomes infinite, and then even a weight of zero does not help:
+
+# %%
+large = torch.full((1, 1, 1, 1), 70000.0)
+for dtype in (torch.float32, torch.float16):
+    read = ms_deform_attn(large.to(dtype), [(1, 1)], None, middle[:, :1], torch.zeros(1, 1, 1, 1, 1))
+    print(f"{dtype!s:13}  value {large.to(dtype).item():>7}, weight 0 -> {read.item()}")
+
+# %% [markdown]
+# Every query that reads such a token is NaN, and after one more step so is the network. bfloat16 reaches as far as
+# float32: it blurs where float16 breaks. The official operator takes neither: "not implemented for 'Half'".
+#
+# ## Take with you
+#
+# * The operator is a sum of L * P weighted reads, each a mean of four cells; a kernel keeps the sum and never stores the reads.
+# * Forward gathers, backward scatters: a GPU needs atomics where strangers meet, a CPU gives each number one owner.
+# * Values sit at cell centres: `align_corners=False`, zeros outside, places in float32.
+#
+# Questions answered here: 7 (outside the map), 16 (im2col_step), 17 (align_corners), 18 (CPU, grid_sample), 19 (half
+# precision).
+#
+# ## In other code bases
+#
+# | here | mmdetection (mmcv) | official | Hugging Face |
+# |---|---|---|---|
+# | `ms_deform_attn` | `MultiScaleDeformableAttnFunction` | `MSDeformAttnFunction` | `MultiScaleDeformableAttention` |
+# | `ms_deform_attn_grid_sample` | `multi_scale_deformable_attn_pytorch` | `ms_deform_attn_core_pytorch`, "for debug and test only" | the same `MultiScaleDeformableAttention` |
+# | `forward_kernel` | `ms_deformable_im2col_gpu_kernel` | `ms_deformable_im2col_gpu_kernel` | fetched from the hub, if at all |
+# | no step | `im2col_step=64` | `im2col_step = 64` | `im2col_step = 64` |
+# | value in 16 bits, places in float32 | all as `value` | float32 and float64 only | all as `value` |
+#
+# Next: *What does the memory hold?* (07 · Encoder)
