@@ -103,6 +103,7 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
         frameon=False,
         handlelength=4,
     )
+    figure.compact = True
     figure.alt = f"Pictures with boxes. {'; '.join(map(_in_words, scenes))}."
     return figure
 
