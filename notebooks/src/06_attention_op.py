@@ -27,7 +27,7 @@ from ddetr.course.measure import measure, seconds
 from ddetr.course.source import excerpt
 from ddetr.data import prepare_image, toy_scene
 from ddetr.ops import available_backends, choose_backend, ms_deform_attn, sampling_locations, softmax_weights
-from ddetr.viz import conventions, cost, draw, figures, kernel_thread
+from ddetr.viz import conventions, cost, draw, figures, kernel_thread, sandboxes
 
 torch.manual_seed(0)
 tiny = load_pretrained("tiny").eval()
@@ -96,12 +96,12 @@ print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_h
 
 # %% [markdown]
 # At most 16 points x 4 corners x 16 channels = 1024, less what lies outside the map. That sum is the whole operator.
-# Step through it: set `point` to anything from 0 to 15.
+# Step through its 16 points with the slider, or press play.
 
 # %%
 point = 4
 state = kernel_thread.ThreadState(sizes, locations[0, q, m], weights[0, q, m], point, "forward", q, m, (8, 12))
-display(kernel_thread.draw(state))
+display(sandboxes.kernel_thread_view(state))
 
 # %% [markdown]
 # ### Exercise: read one place

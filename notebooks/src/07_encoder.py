@@ -26,7 +26,7 @@ from ddetr.course.timelapse import SCENE_SEED
 from ddetr.data import prepare_image, toy_scene
 from ddetr.models.reference_points import encoder_reference_points
 from ddetr.ops import choose_backend
-from ddetr.viz import encoder, figures, sampling
+from ddetr.viz import SamplingExplorer, encoder, figures, sampling
 from ddetr.viz.ablation import ablation_bars
 from ddetr.viz.encoder_sandbox import similarity_sandbox
 
@@ -143,6 +143,12 @@ view = sampling.SamplingView.from_trace(trace, image)
 assert sampling.token_at(view, level, x * 212, y * 160) == index
 for n in range(2):
     display(sampling.sampling_points(view, "encoder", n, index, heaviest=48, inches=3.5))
+
+# %% [markdown]
+# Any other token: move over the image, and press play to step through the layers.
+
+# %%
+display(SamplingExplorer(view=view, layer=1, token=index, heaviest=48))
 
 # %% [markdown]
 # How far do the points lie from where the token stands, weighted by attention, over all tokens?

@@ -25,7 +25,7 @@ from ddetr.course.timelapse import SCENE_SEED
 from ddetr.data import prepare_image, toy_scene
 from ddetr.models.reference_points import decoder_reference_points
 from ddetr.ops import choose_backend
-from ddetr.viz import draw_detections, figures, queries, sampling
+from ddetr.viz import SamplingExplorer, draw_detections, figures, queries, sampling
 from ddetr.viz.ablation import ablation_bars
 
 torch.manual_seed(0)
@@ -265,13 +265,13 @@ for n in range(3):
 # ## What one query sees
 #
 # The paper's figure 6, for the query that found the clock: its reference point, the points it reads in the last
-# layer, its box (dashed).
+# layer, its box (dashed). Click the other objects; step through the layers.
 
 # %%
 names = [category["name"] for category in model.categories]
 view = sampling.SamplingView.from_trace(trace, image, names=names)
 winner = int(scores[:, names.index("clock")].argmax())
-display(sampling.sampling_points(view, "decoder", 2, winner, heaviest=64))
+display(SamplingExplorer(view=view, part="decoder", layer=2, query=winner, heaviest=64))
 
 # %% [markdown]
 # How much of the attention falls into the box, in each layer?
