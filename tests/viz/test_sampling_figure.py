@@ -103,7 +103,7 @@ def test_a_smaller_picture_keeps_its_shape():
         width, height = sampling_points(foreign(), "decoder", 0, 2, inches=inches).get_size_inches()
         return width - 3.1, height - 0.9  # without the room for legend and labels
 
-    np.testing.assert_allclose(shape(2.5), np.array(shape(5.0)) / 2)
+    np.testing.assert_allclose(shape(2.5), np.array(shape(5.0)) / 2, rtol=1e-5)
 
 
 def test_names_are_text():
