@@ -21,6 +21,7 @@ from .sampling_view import (
     Points,
     SamplingView,
     cell_of,
+    check_index,
     corners,
     describe,
     points_of,
@@ -74,7 +75,8 @@ def sampling_points(
         heaviest: how many points, the heaviest of those; None for all.
         weights: False draws every point alike.
         lines: a line from the reference point to each point.
-        point: (head, level, point) of one that is circled, with the four cells that it reads close up beside the image.
+        point: (head, level, point) of one that is circled, with the four cells that it reads close up beside the image;
+            the heaviest, if it is not among those drawn.
         grid: the cells of that point's level over the image; without `point`, of the heaviest one's.
         inches: of the picture's longer side, for a page that shows several.
 
@@ -100,6 +102,10 @@ def sampling_points(
         _draw_lines(axes, view, part, layer, row, points)
     _draw_points(axes, points, heaviest_of_all if weights else None)
     _draw_reference(axes, view, part, layer, row, cross)
+    if point is not None:
+        shape = view.attention(part, layer).weights.shape[1:]
+        for name, number, count in zip(("head", "level", "point"), point, shape, strict=True):
+            check_index(name, number, count, f"{name}s")
     circled = _find(points, point)
     if grid and len(points.x):
         _draw_grid(axes, view, int(points.level[circled]))

@@ -106,6 +106,11 @@ def test_a_smaller_picture_keeps_its_shape():
     np.testing.assert_allclose(shape(2.5), np.array(shape(5.0)) / 2, rtol=1e-5)
 
 
+def test_a_point_that_does_not_exist():
+    with pytest.raises(ValueError, match="point must be 0 to 2, there being 3 points; got 3"):
+        sampling_points(foreign(), "decoder", 0, 1, point=(0, 0, 3))
+
+
 def test_names_are_text():
     name = "<img src=x onerror=alert(1)> $\\frac{1}{$ \n_"
     view = foreign(boxes=np.zeros((1, 5, 4)), scores=np.ones((1, 5)), labels=np.zeros((1, 5)), names=[name])
