@@ -19,10 +19,11 @@ export function movedBox(box, part, dx, dy, [width, height], least) {
     dy = clamp(dy, -y1, height - y2);
     return [x1 + dx, y1 + dy, x2 + dx, y2 + dy];
   }
-  if (part.includes("left")) x1 = clamp(x1 + dx, 0, x2 - least);
-  if (part.includes("right")) x2 = clamp(x2 + dx, x1 + least, width);
-  if (part.includes("top")) y1 = clamp(y1 + dy, 0, y2 - least);
-  if (part.includes("bottom")) y2 = clamp(y2 + dy, y1 + least, height);
+  // At the border a box may be too small to have that side.
+  if (part.includes("left")) x1 = clamp(x1 + dx, 0, Math.max(0, x2 - least));
+  if (part.includes("right")) x2 = clamp(x2 + dx, Math.min(width, x1 + least), width);
+  if (part.includes("top")) y1 = clamp(y1 + dy, 0, Math.max(0, y2 - least));
+  if (part.includes("bottom")) y2 = clamp(y2 + dy, Math.min(height, y1 + least), height);
   return [x1, y1, x2, y2];
 }
 
