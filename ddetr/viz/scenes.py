@@ -78,7 +78,7 @@ def close_ups(dataset: CocoDetection, breakdown: ErrorBreakdown, cases: Iterable
 def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
     """Pictures in a grid, in pixels; each line of the legend is a kind of box."""
     rows = -(-len(scenes) // columns)
-    figure = Figure(figsize=(3.2 * columns, 0.6 + 2.7 * max(rows, 0.3)), layout="constrained")
+    figure = Figure(figsize=(max(3.2 * columns, 4.4), 0.6 + 2.7 * max(rows, 0.3)), layout="constrained")
     if not scenes:
         figure.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=10)
         return figure

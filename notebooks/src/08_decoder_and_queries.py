@@ -352,7 +352,7 @@ for name in ("all layers talk", "all are silent"):
     keep = detections["scores"] > 0.3
     labels = detections["labels"][keep].tolist()
     pictures.append(draw_detections(Image.fromarray(scenes[shown].image), detections["boxes"][keep], labels))
-    titles.append(f"{name}: {len(labels)} detections")
+    titles.append(f"{name}: {len(labels)} above 0.3")
 display(figures.show_images(pictures, titles))
 
 # %% [markdown]
