@@ -22,6 +22,8 @@ function render({ model, el }) {
   let drawn = null; // what the last frame showed
   let tween = null;
   let scheduled = false;
+  let closeUpAt = 0;
+  let closeUpTimer = null;
   const still = matchMedia("(prefers-reduced-motion: reduce)");
 
   // -- Choices: here, in the model, and in Python.
@@ -223,8 +225,20 @@ function render({ model, el }) {
       };
     }
     painter.paint(drawn, pointer);
+    closeUp();
     showReadouts();
     if (tween) schedule();
+  }
+  // The close-up costs as much as all the rest: while the hand moves, twenty times a second are enough.
+  function closeUp() {
+    clearTimeout(closeUpTimer);
+    const rest = closeUpAt + 50 - performance.now();
+    if (rest > 0) {
+      closeUpTimer = setTimeout(closeUp, rest);
+      return;
+    }
+    closeUpAt = performance.now();
+    painter.closeUp(drawn);
   }
   function mixed(point, i) {
     if (!tween) return point;
@@ -293,6 +307,7 @@ function render({ model, el }) {
         `at pixel ${fields.pixel.textContent}, ${fields.where.textContent}.`
       : `${nameOfRow()}. No points shown.`;
     base.setAttribute("aria-label", `Sampling points over the image. ${text}`);
+    inset.setAttribute("aria-label", painter.words());
     if (root.contains(document.activeElement)) put(spoken, text);
     if (pointTable.open) {
       pointRows.replaceChildren(...[...drawn.points].reverse().map((p) => tableRow(
@@ -440,6 +455,7 @@ function render({ model, el }) {
     clearInterval(clock);
     clearTimeout(patience);
     clearTimeout(quiet);
+    clearTimeout(closeUpTimer);
     clearTimeout(saveTimer);
     sizes.disconnect();
     themes.disconnect();

@@ -8,6 +8,7 @@ const TALLEST = 600; // CSS pixels
 function makePainter({ root, base, overlay, inset }, scene, picture, geo, predicted, state) {
   let frame = null; // what the canvases show: left, top, width, height in image pixels; scale to CSS pixels; screen ratio
   let basis = ""; // what the lower canvas shows
+  let words = ""; // the close-up, for screen readers
   let inks = {}; // the theme's colours; asking for them in every frame would make the browser lay out the page
 
   // Fit the image into a width in CSS pixels; returns how wide it became.
@@ -276,12 +277,12 @@ function makePainter({ root, base, overlay, inset }, scene, picture, geo, predic
       label(context, second, cx, cy + 12);
     });
     context.textAlign = "start";
-    inset.setAttribute("aria-label", `Level ${point.level}, the four cells that this point reads: ${said.join("; ")}`);
+    words = `Level ${point.level}, the four cells that this point reads: ${said.join("; ")}`;
   }
   function label(context, text, x, y) {
-    context.lineWidth = 3;
-    context.strokeStyle = "#000000";
-    context.strokeText(text, x, y);
+    const width = context.measureText(text).width + 4;
+    context.fillStyle = "#000000b0"; // behind the letters: outlining them takes a frame's time
+    context.fillRect(x - width / 2, y - 10, width, 13);
     context.fillStyle = "#ffffff";
     context.fillText(text, x, y);
   }
@@ -289,7 +290,6 @@ function makePainter({ root, base, overlay, inset }, scene, picture, geo, predic
   function paint(drawn, pointer) {
     drawBase(drawn);
     drawOverlay(drawn, pointer);
-    drawInset(drawn);
   }
-  return { fit, paint, toCss, toPixels, inFrame, isBeyond };
+  return { fit, paint, closeUp: drawInset, words: () => words, toCss, toPixels, inFrame, isBeyond };
 }
