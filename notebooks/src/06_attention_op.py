@@ -258,9 +258,11 @@ print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 
 # %% [markdown]
 # `__global__`: runs on the GPU. `blockIdx.x` and `threadIdx.x` are all that tells one thread from another; they give
-# its `index`, which head of which query. Your program starts all of them with one call, `forward_kernel<<<blocks,
-# 256>>>(...)`: how many blocks, and how many threads in each. A thread takes 16 bytes, four channels, so the tiny
-# model's 16 channels need SIZE = 4 threads a head. In Python:
+# its `index`, which head of which query. Your program starts all of them with one call,
+# `forward_kernel<<<blocks, 256>>>(...)`: how many blocks, how many threads in each.
+#
+# A thread takes 16 bytes, four channels, so the tiny model's 16 channels need SIZE = 4 threads a head. **Predict**: which
+# head of which query is thread 32's? In Python:
 
 # %%
 N, SIZE, BLOCK = 4, 4, 256  # channels a thread, threads a head, threads a block

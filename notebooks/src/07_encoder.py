@@ -190,13 +190,14 @@ print({name: f"{seen.sum()} of {len(seen)} tokens" for name, seen in reached.ite
 display(encoder.draw_reach(image, reached, tokens.level_sizes, level, x, y))
 
 # %% [markdown]
-# In one layer a patch: its surroundings on the finest level, nearly all of the coarsest, where four cells are far. In
-# two, nearly everything: each of the tokens that it reads has read its own. Sparse attention sees the whole picture
-# because it is stacked.
+# (Dark: has a say.) In one layer a patch: its surroundings on the finest level, nearly all of the coarsest, where four
+# cells are far. In two, nearly everything: each of the tokens that it reads has read its own. Sparse attention sees the
+# whole picture because it is stacked.
 #
 # ## What the memory has become
 #
-# Tokens as colours. The colours are fixed over all four levels at once, so one colour means one kind of token.
+# Tokens as colours. Each row has its own colours, the same on all four levels: along a row, one colour means one kind
+# of token.
 # **Predict**: before the encoder, will the same object have the same colour on two levels?
 
 # %%
