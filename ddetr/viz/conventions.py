@@ -71,7 +71,7 @@ def border(places: Tensor, values: Tensor, slopes: Tensor) -> Figure:
     axes.plot(places, values, color=LEVEL_COLOURS[0], label="what is read")
     axes.plot(places, slopes, color="#D55E00", linestyle="dashed", label="its slope: the gradient of the place")
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    label_axes(axes, "x (cells; the map begins at 0)", "a map of ones")
+    label_axes(axes, "x (cells; the map begins at 0)", "read, and slope (per cell)")
     zero = places[values == 0]
     figure.alt = (
         f"A map of ones read across its left edge: 1 inside, fading over one cell, 0 from {zero.max():.2f} cells on; "

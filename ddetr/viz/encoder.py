@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..data import denormalize_image
@@ -179,6 +180,8 @@ def _map(axes: Axes, cells: np.ndarray, level: int, name: str, **style: object) 
     picture = axes.imshow(cells, extent=(0, w, h, 0), **style)
     for spine in axes.spines.values():
         spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=3)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
     axes.tick_params(labelsize=6)
     axes.set_ylabel(f"{name}\ny (cells)" if name else "y (cells)", fontsize=8)
     axes.set_xlabel("x (cells)", fontsize=8)

@@ -46,7 +46,7 @@ for name, layer in attention.named_children():
     print(f"{name:18} {layer.in_features} -> {layer.out_features}")
 
 # %% [markdown]
-# **Predict.** Why 256, and why 128?
+# **Predict.** Why 256 numbers from `sampling_offsets`, and why 128 from `attention_weights`?
 
 # %%
 assert attention.sampling_offsets.out_features == M * L * P * 2  # an (x, y) for each point
@@ -64,8 +64,8 @@ print(f"largest deviation: {(by_hand - trace['encoder.layer1.sampling_offsets'])
 #
 # ## The star
 #
-# **Predict.** In a fresh network the weights of `sampling_offsets` are zero: only the bias counts. Where should 8 heads of
-# 4 points look first?
+# **Predict.** In a fresh network the weights of `sampling_offsets` are zero: only the bias counts. Where should 8 heads
+# of 4 points look first?
 
 # %%
 fresh = MSDeformAttn(embed_dim=C)
@@ -108,7 +108,8 @@ assert fresh.sampling_offsets.bias.requires_grad
 print("yes, at", Recipe().slow_factor, "of the learning rate")
 
 # %% [markdown]
-# A point learns from the slope of the map under it, which is another one a cell further on. So it goes slowly.
+# A point learns from the slope of the map under it *(page 06)*. A cell further on that slope is another one, so a point
+# takes small steps.
 #
 # ## How hard? A softmax without keys
 #
@@ -124,8 +125,8 @@ torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(1, 727, M))
 print(f"largest deviation: {(weights - trace['encoder.layer1.attention_weights']).abs().max():.0e}")
 
 # %% [markdown]
-# Nothing. The weights are decided *before* anything is read. Keys would have to be fetched from 128 places first, and the
-# query chose those places itself, so it can say at once what each is worth. What it finds there can change its mind
+# Nothing. The weights are decided *before* anything is read. Keys would have to be fetched from 128 places first, and
+# the query chose those places itself, so it can say at once what each is worth. What it finds there can change its mind
 # only in the next layer. One token, on the clock:
 
 # %%
@@ -180,8 +181,8 @@ h, w = sizes[0]
 print(f"level 0: head 0's last point, meant for 4 cells to the right, goes {4 / h * w:.1f}")
 
 # %% [markdown]
-# The star is stretched one way and squeezed the other. On square images nothing is wrong, so a test at 640 x 640
-# passes. In one line, with the axes in the right place:
+# The star is stretched one way and squeezed the other (grey: the other heads). On square images nothing is wrong, so a
+# test at 640 x 640 passes. In one line, with the axes in the right place:
 
 # %%
 reference = trace["encoder.layer1.attention_reference_points"]  # (B, S, L, 2)
@@ -240,7 +241,7 @@ print(f"the last point of every head: {outermost.min():.2f} box sides from the c
 #
 # ### Exercise: locations in a box
 #
-# `box_locations(boxes, offsets)`: (B, Q, L, 4) and (B, Q, M, L, P, 2) -> (B, Q, M, L, P, 2).
+# `box_locations(boxes, offsets)`: (B, Q, L, 4) as (cx, cy, w, h) and (B, Q, M, L, P, 2) -> (B, Q, M, L, P, 2).
 
 
 # %%
@@ -286,8 +287,8 @@ for layer in range(2):
 
 # %% [markdown]
 # Often, and on small maps most of the time: four cells lead out of level 3 from anywhere. And on the two coarse levels
-# more of the weight is outside than of the points. A softmax must spend its 1 somewhere, and zero is where a head can put what it
-# does not need.
+# more of the weight is outside than of the points. A softmax must spend its 1 somewhere: outside, a head can spend it
+# and read nothing.
 #
 # ## From sampling locations to pixels
 #
@@ -338,7 +339,8 @@ strength = trace["encoder.layer1.attention_weights"][0]
 display(offsets.learnt_offsets(steps[::5, :, 0], strength[::5, :, 0], 0, "encoder layer 1, level 0; circles: the star"))
 
 # %% [markdown]
-# **Predict.** Four points in a plane: what share of their spread lies along one line?
+# **Predict.** Throw four points onto a plane at random. What share of their spread lies along one line? And of a
+# head's four?
 
 
 # %%
@@ -360,7 +362,7 @@ heaviest = weights.flatten(-2).amax(-1)  # (B, S, M)
 print(f"the heaviest of a head's 16 points: {heaviest.mean():.2f} on average; 1/16 = {1 / 16:.2f}")
 
 # %% [markdown]
-# So a head slides along its ray by choosing among its points. With boxes the rays are as long as the object is large:
+# So a head slides along its ray by choosing among its points. With boxes a ray starts out as long as half the box:
 
 # %%
 refined = load_pretrained("tiny_two_stage").eval()

@@ -96,7 +96,7 @@ print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_h
 
 # %% [markdown]
 # At most 16 points x 4 corners x 16 channels = 1024, less what lies outside the map. That sum is the whole operator.
-# Step through its 16 points with the slider, or press play.
+# Step through its 16 points with the slider, or press play: cells read so far are coloured, those of this point framed.
 
 # %%
 point = 4
@@ -205,8 +205,10 @@ assert samples_bytes == L * P * result_bytes
 print(f"samples {samples_bytes / 1e6:.0f} MB, result {result_bytes / 1e6:.1f} MB")
 
 # %% [markdown]
-# L * P = 16 times, and stacking and weighting make copies. A kernel adds each read to a sum in a register and forgets
-# it. Forward and backward, four sizes of image:
+# L * P = 16 times, and stacking and weighting make copies. A *kernel* is one function that does the whole operator: it
+# adds each read to a sum in a register, one of the few numbers that a processor keeps inside, and forgets it.
+#
+# **Predict.** Four times the tokens, forward and backward: what happens to the time, and to the memory?
 
 # %%
 portrait = ((60, 69), (30, 35), (15, 18), (8, 9))  # the levels of 480 x 546 pixels
@@ -256,8 +258,11 @@ print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 
 # %% [markdown]
 # `__global__`: runs on the GPU. `blockIdx.x` and `threadIdx.x` are all that tells one thread from another; they give
-# its `index`, which head of which query. A thread takes 16 bytes, four channels, so the tiny model's 16 channels need
-# SIZE = 4 threads a head. In Python:
+# its `index`, which head of which query. Your program starts all of them with one call,
+# `forward_kernel<<<blocks, 256>>>(...)`: how many blocks, how many threads in each.
+#
+# A thread takes 16 bytes, four channels, so the tiny model's 16 channels need SIZE = 4 threads a head. **Predict**: which
+# head of which query is thread 32's? In Python:
 
 # %%
 N, SIZE, BLOCK = 4, 4, 256  # channels a thread, threads a head, threads a block
@@ -280,8 +285,8 @@ print(f"{B * Q * M} heads x {SIZE} threads = {B * Q * M * SIZE}: {blocks} blocks
 print(excerpt("cuda/head.h", "gather"))
 
 # %% [markdown]
-# `load_pack` reads N = 4 numbers at once; `point.inside(k)` is our `0 <= row < h`. In Python, one thread after the
-# other:
+# `load_pack` reads N = 4 numbers at once; `point.inside(k)` is our `0 <= row < h`. Threads of a warp go in step: one
+# that skips a corner waits for the others. In Python, one thread after the other:
 
 # %%
 numbers, strength = value.numpy(), weights.numpy()
@@ -304,8 +309,8 @@ torch.testing.assert_close(torch.from_numpy(result).view(B, Q, M * D), out)
 print(f"largest deviation: {np.abs(result.reshape(B, Q, M * D) - out.numpy()).max():.0e}")
 
 # %% [markdown]
-# You have run a CUDA kernel. The real one is cleverer in one thing: your four threads of a head each placed all 16
-# points. There, each places four and hands them round its warp, from register to register:
+# You have run a kernel, every thread of it, slowly. The real one is cleverer in one thing: your four threads of a head
+# each placed all 16 points. There, each places four and hands them round its warp, from register to register:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "broadcast"))
@@ -379,7 +384,8 @@ display(kernel_thread.warp_reads(layouts))
 display(kernel_thread.draw(state._replace(direction="backward")))
 
 # %% [markdown]
-# Nobody owns a cell. Count how many reads each one gets from all queries, for one head:
+# Nobody owns a cell. Count how many reads each one gets from all 50 queries, for one head. **Predict**: on which level
+# do strangers meet most?
 
 # %%
 m = 0
@@ -389,8 +395,10 @@ for token, level, _, _ in itertools.chain.from_iterable(reads(0, q, m) for q in 
 display(kernel_thread.collisions(counts, f"{Q} queries, head {m}"))
 
 # %% [markdown]
+# On the coarsest: the same reads on fewer cells. (More than 50, because a query's points may share a cell.)
+#
 # Adding is three steps: read, add, write. If two threads read before either writes, one addition is lost. Let every
-# query have a thread, all in step, for one channel:
+# query have a thread, all in step, for one channel. **Predict**: how much of level 3's gradient will be missing?
 
 # %%
 d = 0
@@ -494,7 +502,7 @@ assert math.isclose(grad_x, package_x, rel_tol=1e-3, abs_tol=1e-6)
 # ### Exercise: scatter
 #
 # `scatter(grads, places, size)`: the gradients (N, D) of what was read at N places (N, 2), as (x, y) in cells from
-# the top left corner of the map -> (h, w, D), the gradient of the map.
+# the top left corner of the map, read as in `bilinear_sample` -> (h, w, D), the gradient of the map of `size` (h, w).
 
 
 # %%
@@ -631,7 +639,8 @@ check("06.grid", grid)
 # %% [markdown]
 # ## What happens outside the map?
 #
-# Locations are reference plus offset, and nothing bounds them. Walk across the left border of a map of ones:
+# Locations are reference plus offset, and nothing bounds them. Walk across the left border of a map of ones.
+# **Predict**: where does what is read begin to fall, and where is it zero?
 
 # %%
 cells = torch.linspace(-1.5, 2, 141)  # from the left edge of the map
@@ -647,7 +656,7 @@ display(conventions.border(cells, ones, slopes))
 width_height = torch.tensor(sizes).flip(-1)[:, None]  # (L, 1, 2)
 away = ((locations * width_height - width_height / 2).abs() > width_height / 2 + 0.5).any(-1)  # (B, Q, M, L, P)
 assert (grads[1][away] == 0).all()
-print(f"{away.float().mean():.0%} of the trained decoder's points read nothing, and their locations have no gradient")
+print(f"{away.float().mean():.0%} of the trained decoder's points in its last layer read nothing and have no gradient")
 
 # %% [markdown]
 # Not rare, on maps this small. Such a point only dilutes: its share of the attention reads zero. Its own location

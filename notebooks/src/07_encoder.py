@@ -38,7 +38,7 @@ print(f"device cpu · operator {choose_backend()} · weights tiny, fresh r50 for
 display(figures.pipeline_map(["encoder"]))
 
 # %% [markdown]
-# Up to here every token has come from one place of one map. The neck mixed nothing. In the encoder they begin to talk.
+# Up to here every token has come from one map: the neck mixed no levels. In the encoder they begin to talk.
 #
 # **Predict.** 727 tokens of 128 channels go in. What shape comes out?
 
@@ -77,7 +77,8 @@ torch.testing.assert_close(by_hand, memory)
 print(f"two layers by hand, largest deviation from the package's memory: {(by_hand - memory).abs().max():.0e}")
 
 # %% [markdown]
-# (While it trains, dropout of 0.1 follows each of the three steps in the paper's model. Here it is off.)
+# (While it trains, the paper's model has dropout of 0.1 after the attention, the relu and the last linear layer. Here
+# it is off.)
 #
 # ## Ask with the position, answer without
 #
@@ -94,8 +95,8 @@ torch.testing.assert_close(gained, gained_there, rtol=1e-3, atol=1e-4)
 print(f"gained in two different pictures: largest deviation {(gained - gained_there).abs().max():.0e}")
 
 # %% [markdown]
-# A constant: the same numbers in every picture of this size, because the layer is linear. So it is left out. And
-# `pos` is added afresh in every layer and never kept.
+# A constant: the same numbers in every picture of this size, because the layer is linear. They say where a value was
+# read, nothing of what is there, and DETR leaves them out. And `pos` is added afresh in every layer and never kept.
 #
 # ### Exercise: the layer
 #
@@ -135,8 +136,8 @@ index = encoder.token_index(tokens.level_sizes, level, x, y)
 print(f"token {index} looks from {[round(v, 3) for v in places[0][0, index, level].tolist()]} in both layers")
 
 # %% [markdown]
-# A token stands where its cell stands, always. What it reads changes, because the token that asks has changed. Its 48
-# heaviest points, before and after:
+# A token stands where its cell stands, always. What it reads changes: each layer has its own weights, and the token
+# that asks has changed. Its 48 heaviest points, in layer 0 and in layer 1:
 
 # %%
 view = sampling.SamplingView.from_trace(trace, image)
@@ -151,20 +152,22 @@ for n in range(2):
 display(SamplingExplorer(view=view, layer=1, token=index, heaviest=48))
 
 # %% [markdown]
-# How far do the points lie from where the token stands, weighted by attention, over all tokens?
+# How far from its place does a token read, weighted by attention, over all tokens? Points off the map read
+# nothing, or little *(page 05)*, so count them apart. **Predict**: which layer looks further?
 
 # %%
 pixels = torch.tensor([212.0, 160.0])
 for n in range(2):
     locations, weights = (trace[f"encoder.layer{n}.{name}"][0] for name in ("sampling_locations", "attention_weights"))
     away = ((locations - places[n][0][:, None, :, None]) * pixels).norm(dim=-1)  # (S, M, L, P)
-    share = weights.sum((1, 3)).mean(0) / 8  # (S, M, L, P) -> (L,)
-    mean = (away * weights).sum() / weights.sum()
-    print(f"layer {n}: {mean:.0f} pixels away; weight on levels 0 to 3: {share.numpy().round(2)}")
+    read = weights * ((locations >= 0) & (locations <= 1)).all(-1)  # (S, M, L, P), without those
+    share = read.sum((1, 3)).mean(0) / 8  # (S, M, L, P) -> (L,)
+    print(f"layer {n}: {(away * read).sum() / read.sum():.0f} pixels away; weight on levels 0 to 3: "
+          f"{share.numpy().round(2)}, off the map: {1 - share.sum():.2f}")  # fmt: skip
 
 # %% [markdown]
-# Here the first layer looks far, and gives a third of its weight to the twelve coarsest tokens. The second works near
-# by, mostly on the finest level.
+# The first layer looks further, and spends half of its weight off the map. The second works nearer by and reads more,
+# mostly on the finest level.
 #
 # ## How far does it see?
 #
@@ -187,12 +190,14 @@ print({name: f"{seen.sum()} of {len(seen)} tokens" for name, seen in reached.ite
 display(encoder.draw_reach(image, reached, tokens.level_sizes, level, x, y))
 
 # %% [markdown]
-# In one layer a patch of its surroundings, finer where the level is finer. In two, nearly everything: each of the
-# tokens that it reads has read its own. Sparse attention sees the whole picture because it is stacked.
+# (Dark: has a say.) In one layer a patch: its surroundings on the finest level, nearly all of the coarsest, where four
+# cells are far. In two, nearly everything: each of the tokens that it reads has read its own. Sparse attention sees the
+# whole picture because it is stacked.
 #
 # ## What the memory has become
 #
-# Tokens as colours. The colours are fixed over all four levels at once, so one colour means one kind of token.
+# Tokens as colours. Each row has its own colours, the same on all four levels: along a row, one colour means one kind
+# of token.
 # **Predict**: before the encoder, will the same object have the same colour on two levels?
 
 # %%
@@ -204,8 +209,8 @@ stages = {
 display(encoder.token_colours(image, stages, tokens.level_sizes))
 
 # %% [markdown]
-# At first every level has a tint of its own. In the memory the tints are nearly gone, and objects stand out from the
-# ground on all levels. As a number: how much of the tokens' variance lies between the levels' means?
+# At first every level has a tint of its own. In the memory the tints have faded, and on the finer levels objects stand
+# out from the ground. As a number: how much of the tokens' variance lies between the levels' means?
 
 # %%
 for name, vectors in stages.items():
@@ -216,7 +221,7 @@ for name, vectors in stages.items():
     print(f"{name:14} between levels: {between / (between + within):.0%}")
 
 # %% [markdown]
-# Four dialects become nearly one language.
+# Four dialects grow into one language.
 #
 # Now compare one token with all others, by cosine. There are two stop signs in the picture, and a boat stands before
 # the large one. **Predict**: whom does our token on the large sign resemble, the boat beside it or the other sign?
@@ -247,7 +252,7 @@ assert near["memory"]["small sign"] > near["memory"]["boat"]
 
 # %% [markdown]
 # At first the boat, its neighbour. In the memory the other stop sign, far up in the picture: look at level 0 too. The
-# token has found out what it belongs to.
+# token begins to say what it belongs to.
 #
 # **Touch.** Drag the token above onto the meadow, the bottle, the small sign, and change its level.
 #
@@ -281,7 +286,8 @@ print(f"{pair.mask.sum()} padding tokens, memory there of size {size:.2f}: no bo
 # %%
 with torch.no_grad():
     unmasked = finish(model.encoder(pair._replace(mask=None)), pair._replace(mask=None)).pred_boxes
-    moved = ((unmasked - boxes)[1].abs() * 120).amax(-1)  # of the second image's 50 queries, in pixels
+    sides = torch.tensor([120, 160, 120, 160])  # of the second image, for (cx, cy, w, h)
+    moved = ((unmasked - boxes)[1].abs() * sides).amax(-1)  # of its 50 queries, in pixels
 print(f"without the mask: half of the boxes move by {moved.median():.1f} pixels or more, one by {moved.max():.0f}")
 
 # %% [markdown]
@@ -318,7 +324,8 @@ check("07.deformable_cost", deformable_cost)
 # %% [markdown]
 # ### Exercise: the cost of dense attention
 #
-# `dense_cost(S, C)`: four C x C matrices a token, and two products of S with S.
+# `dense_cost(S, C)`: four C x C matrices a token, and two products: every token's query with every token's key, and the
+# S x S weights with the values.
 
 
 # %%
@@ -466,7 +473,8 @@ assert counts["no sine encoding"] > 0.9 * counts["all parts"] > counts["no level
 #
 # * The encoder keeps the shape: every token asks with its position, reads 128 points on four levels, and thinks.
 # * One layer sees a patch, two see nearly everything; the cost grows with S, not with its square.
-# * The memory speaks one language on all levels, and says what is there; where it is, the reference points know.
+# * The memory speaks much the same language on all levels, and says what is there; where it is, the reference points
+#   know.
 #
 # Questions answered here: 2 (encoder part)
 #

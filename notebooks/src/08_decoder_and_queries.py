@@ -51,7 +51,7 @@ assert table.shape == (50, 2 * 128)  # (Q, 2 C)
 print("tiny:", tuple(table.shape))
 
 # %% [markdown]
-# Twice as wide as you thought: (300, 512). A query has two halves, a position and a content.
+# If you said (300, 256): it is twice as wide. A query has two halves, a position and a content.
 #
 # ## Which half is which?
 #
@@ -79,7 +79,8 @@ torch.testing.assert_close((query, query_pos, reference_points), tuple(inputs[:3
 print(f"largest deviation from the package's: {(reference_points - inputs.reference_points).abs().max():.0e}")
 
 # %% [markdown]
-# No image so far. The queries are the same for every image, and so is where they look from:
+# No image so far. In this model the queries are the same for every image, and so is where they look from. *(With two
+# stages the image proposes them: page 09.)*
 
 # %%
 image = prepare_image(Image.fromarray(toy_scene(SCENE_SEED).image), model.config.test_size)  # (3, 160, 212)
@@ -90,7 +91,7 @@ display(queries.draw_reference_points(image, reference_points[0], best))
 
 # %% [markdown]
 # Nobody told them to spread so evenly. An object anywhere must have a query near by, and training has seen to it. The
-# five with numbers are those that found something here.
+# five with numbers gave the surest answers here.
 #
 # ### Exercise: the decoder's inputs
 #
@@ -274,7 +275,7 @@ winner = int(scores[:, names.index("clock")].argmax())
 display(SamplingExplorer(view=view, part="decoder", layer=2, query=winner, heaviest=64))
 
 # %% [markdown]
-# How much of the attention falls into the box, in each layer?
+# How much of the attention falls into the box, in each layer? **Predict**: more from layer to layer, or less?
 
 # %%
 cx, cy, w, h = trace["heads.boxes"][-1, 0, winner]
@@ -283,15 +284,18 @@ for n in range(3):
         trace[f"decoder.layer{n}.{name}"][0, winner] for name in ("sampling_locations", "attention_weights")
     )
     inside = ((places - torch.stack([cx, cy])).abs() < torch.stack([w, h]) / 2).all(-1)  # (M, L, P)
-    share = weights[inside].sum() / 8
-    print(f"layer {n}: {inside.float().mean():.0%} of the 128 points lie in the box, with {share:.0%} of the weight")
+    off_map = ((places < 0) | (places > 1)).any(-1)  # these read zero, or little
+    in_box, lost = (weights[where].sum() / 8 for where in (inside, off_map))
+    print(f"layer {n}: {inside.float().mean():.0%} of the points lie in the box, with {in_box:.0%} of the weight; "
+          f"{lost:.0%} of the weight is off the map")  # fmt: skip
+assert lost > 0.7 * (1 - in_box)
 offsets = "decoder.layer0.sampling_offsets"
 assert torch.equal(trace[offsets], other[offsets])
 
 # %% [markdown]
-# The first layer reads closely around the cross. It must: it has not seen anything yet, and its offsets are the same
-# for every image, as the last line asserts. The later ones know what is there, and give a growing share to the
-# surroundings.
+# The first layer reads closely around the cross. It has not seen anything yet: its offsets are the same for every
+# image, as the last line asserts. In the later layers more of the weight leaves the box, nearly all of it for places
+# off the map, where there is nothing to read *(page 05)*.
 #
 # ## Why must they talk?
 #
@@ -356,12 +360,13 @@ for name in ("all layers talk", "all are silent"):
 display(figures.show_images(pictures, titles))
 
 # %% [markdown]
-# There is no non-maximum suppression behind this detector. The queries do it, and learn how.
+# There is no non-maximum suppression behind this detector. Its queries do that work, as well as they have learnt to:
+# the first bar above still has duplicates.
 #
 # ### Exercise: count duplicates
 #
-# `count_duplicates(boxes, labels)`, best detection first. How many overlap a better one of their class with an IoU of
-# at least 0.5?
+# `count_duplicates(boxes, labels)`: (n, 4) as (x1, y1, x2, y2) and (n,), best detection first. How many overlap a
+# better one of their class (a duplicate itself or not) with an IoU of at least 0.5?
 
 
 # %%
@@ -410,7 +415,7 @@ score, label = logits.sigmoid().max(-1)
 sure = [label[:, q][score[:, q] > 0.3] for q in range(50)]
 busy = [labels for labels in sure if len(labels) >= 5]
 classes = sum(len(labels.unique()) for labels in busy) / len(busy)
-print(f"class: queries that were sure five times or more named {classes:.1f} classes on average")
+print(f"class: queries that were sure five times or more named {classes:.1f} of {len(names)} classes on average")
 
 # %% [markdown]
 # A place. Every query keeps to its cross and takes what comes: small or large, of any class. (In DETR's figure a
@@ -422,7 +427,7 @@ print(f"class: queries that were sure five times or more named {classes:.1f} cla
 # * A query is a row of a learned table: the first half says where it looks from, the second is its content. The image
 #   comes later.
 # * A decoder layer talks, looks, thinks; position goes where queries ask and are asked, never into what is said.
-# * Talking keeps two queries from answering for one object; place decides who answers for which.
+# * Talking helps queries not to answer for the same object; place decides who answers for which.
 #
 # Questions answered here: 2 (decoder part), 9 (decoder part), 10 (moving references), 11 (the two halves).
 #

@@ -240,8 +240,8 @@ COUNT_DUPLICATES = Exercise(
             "You divide by the smaller area: then a small box inside a large one counts. IoU divides by the union.",
         ),
     ),
-    "This is what non-maximum suppression would remove. Deformable DETR has none: its queries are trained to agree on "
-    "who speaks.",
+    "This is nearly what non-maximum suppression would remove, which compares with kept ones only. Deformable DETR has "
+    "none: its queries are trained to agree on who speaks.",
 )
 
 EXERCISES = (DECODER_INPUTS, QUERY_KEY_VALUE, COUNT_DUPLICATES)
