@@ -176,7 +176,7 @@ def best_boxes(images: Sequence[Tensor], detections: dict[str, Sequence[dict[str
             for box, score in zip(one["boxes"][:count].tolist(), one["scores"][:count].tolist(), strict=True):
                 draw_box(axes, np.array(box), FOUND)
                 write_score(axes, np.array(box), score)
-            label_axes(axes, "x (pixels)" if row is grid[-1] else "", "")
+            label_axes(axes, "x (pixels)" if axes in grid[-1] else "", "")
         row[0].set_ylabel(f"{plain_text(title, 40)}\ny (pixels)", fontsize=8)
         centres = [one["boxes"][0].reshape(2, 2).mean(0).tolist() for one in found if len(one["boxes"])]
         sentences.append(f"{title}: best box around " + ", ".join(f"({x:.0f}, {y:.0f})" for x, y in centres))

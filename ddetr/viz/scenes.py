@@ -99,9 +99,10 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
         names,
         loc="outside upper center",
         ncols=4 if columns > 1 else 2,
-        fontsize=8,
+        fontsize=8 if columns > 1 else 7,  # a single picture is narrower than the legend at full size
         frameon=False,
         handlelength=4,
+        columnspacing=2 if columns > 1 else 1,
     )
     figure.compact = True
     figure.alt = f"Pictures with boxes. {'; '.join(map(_in_words, scenes))}."

@@ -91,7 +91,7 @@ def stills(state: TimelapseState, frames: Sequence[int]) -> Figure:
             backdrop(axes, state.picture)
             _overlay(axes, state, frame, title)
             axes.set_title(f"step {state.steps[frame]}", fontsize=9)
-            label_axes(axes, "x (pixels)" if row is grid[-1] else "", "y (pixels)" if axes is row[0] else "")
+            label_axes(axes, "x (pixels)" if axes in grid[-1] else "", "y (pixels)" if axes is row[0] else "")
         row[0].set_title(f"{plain_text(title, 60)}\nstep {state.steps[frames[0]]}", fontsize=9)
     levels = next(iter(state.points.values())).shape[2]
     marks = [

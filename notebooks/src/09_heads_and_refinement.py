@@ -303,7 +303,8 @@ with torch.no_grad():
 print(tuple(look.memory.shape), "->", tuple(look.queries.reference_points.shape))
 
 # %% [markdown]
-# A linear layer, a norm, and heads like the decoder's, on every token:
+# A linear layer, a norm, and heads like the decoder's, on every token. **Predict**: which level will send the most
+# queries?
 
 # %%
 stage, (tokens, memory) = model.queries, look[2:4]
@@ -323,6 +324,9 @@ torch.testing.assert_close(look.queries.reference_points[0], enc_boxes[0, chosen
 display(refinement.proposals(look.image, tokens.level_sizes, grid[0], valid[0], chosen))
 
 # %% [markdown]
+# Dots are the cells' centres, the square is where one of them starts, rings mark the tokens that became queries. Here
+# they are all on the two finest levels.
+#
 # ## Class 0 alone
 #
 # Of 727 tokens the best 50 become queries. Best in what? `class_embed` gives twelve scores for each token. **Predict**:
@@ -344,8 +348,9 @@ kept = set(by_zero.tolist()) & set(chosen.tolist())
 print(f"ranked by class 0, and by the best class: the same tokens. The model's own choice shares {len(kept)} of 50")
 
 # %% [markdown]
-# Nothing changes. But why does the model choose others? The tiny preset has `proposal_nms=0.6`: a proposal that overlaps
-# a better one waits behind all others. The paper's presets have 0, and let the decoder sort them out.
+# Nothing changes: the eleven stay too low to win. But why does the model choose others? The tiny preset has
+# `proposal_nms=0.6`: a proposal that overlaps a better one waits behind all others. The paper's presets have 0, and let the
+# decoder sort them out.
 #
 # ## Layer by layer
 #
@@ -409,7 +414,7 @@ print(f"{iou.shape[1]} objects:", ", ".join(f"{name} {value:.3f}" for name, valu
 # ## One head, or one for each layer?
 #
 # Without refinement all layers share one pair of heads: the same point, the same question. With refinement the questions
-# differ. **Predict**: which layer corrects most?
+# differ. **Predict**: which layer corrects most? (In inverse-sigmoid units, the mean over all 50 queries.)
 
 # %%
 for n, head in enumerate(model.heads.box_embed):

@@ -125,7 +125,7 @@ torch.testing.assert_close(cost, matcher.cost(logits, boxes, target))
 print(f"largest deviation: {(cost - matcher.cost(logits, boxes, target)).abs().max():.0e}")
 
 # %% [markdown]
-# The two cheapest queries of each object, term by term. Light is cheap.
+# The two cheapest queries of each object, term by term. Light is cheap; the frames are the assignment, which comes next.
 
 
 # %%
@@ -225,8 +225,9 @@ for name, network in (("fresh", fresh), ("trained", model)):
         print(f"{name:8} weights {weights}: {int(changed.sum())} of {len(changed)} objects get another query")
 
 # %% [markdown]
-# A fresh network scores all classes nearly alike, so the box terms decide. A trained one knows its classes, and the
-# class keeps neighbours apart.
+# Without L1 (the first line of each three) a fresh network's assignments change often, a trained one's seldom: there,
+# each box term can nearly do without the other. A fresh network scores all classes nearly alike, so the box terms decide. A
+# trained one knows its classes, and the class keeps neighbours apart.
 #
 # Your turn: drag a box, move a weight, watch who takes over. *(Without a kernel, this is a picture.)*
 
@@ -381,7 +382,7 @@ print("the class head has a gradient:", bool(model.heads.class_embed[0].weight.g
 
 # %%
 missing = sorted(set(range(91)) - set(COCO_NAMES))
-print(len(COCO_NAMES), "categories, ids", min(COCO_NAMES), "to", max(COCO_NAMES), "without", missing)
+print(len(COCO_NAMES), "categories, ids", min(COCO_NAMES), "to", max(COCO_NAMES), "· never used:", missing)
 
 # %% [markdown]
 # The official code uses the id as the label: 91 classes, of which 11 never occur. mmdetection counts the 80 from 0. Both
@@ -485,7 +486,7 @@ print("torchvision:", theirs.item(), "· here:", generalized_iou(point, point).i
 # | `HungarianMatcher` | `HungarianAssigner` | `HungarianMatcher` | `DeformableDetrHungarianMatcher` |
 # | `class_cost`, `bbox_cost`, `giou_cost` | `FocalLossCost`, `BBoxL1Cost`, `IoUCost` | `cost_class`, `cost_bbox`, `cost_giou` | `class_cost`, `bbox_cost`, `giou_cost` |
 # | `Criterion` | `DeformableDETRHead.loss` | `SetCriterion` | `DeformableDetrForObjectDetectionLoss` |
-# | `loss_class`, `loss_bbox`, `loss_giou` | `loss_cls`, `loss_bbox`, `loss_iou` | `loss_ce`, `loss_bbox`, `loss_giou` | the same |
+# | `loss_class`, `loss_bbox`, `loss_giou` | `loss_cls`, `loss_bbox`, `loss_iou` | `loss_ce`, `loss_bbox`, `loss_giou` | as the official |
 # | `loss_class_0`, ... | `d0.loss_cls`, ... | `loss_ce_0`, ... | `loss_ce_0`, ..., if `auxiliary_loss` |
 # | `loss_class_enc` | `enc_loss_cls` | `loss_ce_enc` | none |
 # | weights 2, 5, 2 in costs and losses | the same | the same | 1, 5, 2: the class counts half |

@@ -63,12 +63,12 @@ display(figures.pipeline_map(figures.PIPELINE))
 #
 # This page trains. Lengths are in steps: what to expect is the same on any machine, only the minutes are yours.
 #
-# | run | steps | minutes, one slow core | expect |
+# | run | steps | minutes, one slow core, idle or busy | expect |
 # |---|---|---|---|
-# | 1 image | 120 | 0.2 | AP near 1 |
-# | 8 images | 320 | 1 | AP50 well above 0.5 |
-# | 64 images | 288 | 2 | AP50 above 0.1, and rising |
-# | fine-tuning, 64 images | 256 | 1 | other images improve too |
+# | 1 image | 120 | 0.2 to 0.5 | AP near 1 |
+# | 8 images | 320 | 1 to 2 | AP50 well above 0.5 |
+# | 64 images | 288 | 2 to 4 | AP50 above 0.1, and rising |
+# | fine-tuning, 64 images | 256 | 1 to 5 | other images improve too |
 #
 # The data is drawn on the spot, 64 images to train on and 16 held out:
 
@@ -167,7 +167,8 @@ print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 #
 # ## Second rung: eight images
 #
-# One image can be learnt by ignoring it: always give the same three boxes. With eight, the model has to look.
+# One image can be learnt by ignoring it: always give the same three boxes. With eight, the model has to look. **Predict**:
+# 320 steps for eight images, 120 for one. Will AP reach 1 again?
 
 # %%
 eight, seen = climb(8, batch_size=2)
@@ -178,6 +179,8 @@ print(f"AP {last(seen, 'AP'):.2f}, AP50 {last(seen, 'AP50'):.2f} on its eight im
 print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 
 # %% [markdown]
+# Not yet. AP50 is ahead of AP: most objects are found, their boxes do not fit tightly.
+#
 # ## Every image gets the same boxes
 #
 # For a while that is normal. Train a fresh one-stage `tiny` for 24 steps, and ask how far each query's box moves from image
@@ -206,10 +209,10 @@ with torch.no_grad():
 display(dashboard.best_boxes(pictures[:3], found))
 
 # %% [markdown]
-# The first row's boxes are all alike: the image decides which query speaks, and not yet what it says. In a fresh one-stage
-# model nothing of the image reaches the boxes, because the last layer of the box branch starts at zero. If the number
-# stays small after thousands of steps, the image never arrives: wrong normalisation, a mask that is True everywhere, a
-# frozen backbone without weights.
+# Each picture shows its three best queries. In the first row they are other queries in each picture, and each query's own
+# box hardly moves: the image decides who speaks, not yet what is said. In a fresh one-stage model nothing of the image reaches the boxes, because the last layer of the box branch starts at zero. If the number
+# stays small after thousands of steps, suspect that the image does not arrive: wrong normalisation, a mask that is True
+# everywhere, a frozen backbone without weights. Page 13 finds the place.
 #
 # ## Third rung: sixty-four
 #
@@ -501,7 +504,7 @@ print(f"{len(whole)} tensors, largest deviation {max((whole[n] - resumed[n]).abs
 # ## The same run from the command line, and by torchrun
 #
 # The command line outlives a notebook, and torchrun starts it in several processes, each with its share of a step's
-# images:
+# images. (`python -m torch.distributed.run` is torchrun's long name.)
 
 # %%
 options = "-m ddetr train --data toy --limit 4 --augment none --size 64 --epochs 1 --log-every 1 --device cpu"
@@ -546,8 +549,8 @@ print(f"measured: {last(board.state, 'memory_mib')} MiB, the most that this kern
 #
 # ## Which run is sick?
 #
-# Five runs of the page's fine-tuning, made by `python -m ddetr.course.bad_runs`. One is healthy. The others are
-# *overfitting*, *diverging*, have a *rate too high* or a *rate too low*.
+# Five runs like the page's fine-tuning, made by `python -m ddetr.course.bad_runs`: the loss of training, AP on held-out
+# images. One is healthy. The others are *overfitting*, *diverging*, have a *rate too high* or a *rate too low*.
 
 # %%
 display(training.runs_side_by_side(bad_runs.bad_runs()))

@@ -278,7 +278,9 @@ display(figures_of_scores.precision_recall_curves(curves))
 #
 # ## What kind of errors?
 #
-# Now we do need a threshold. Each detection with a score above 0.5, and each object, gets exactly one label:
+# Now we do need a threshold. Each detection with a score above 0.5, and each object, gets exactly one label. A *poor box*
+# overlaps an object of its class, at an IoU of 0.1 to 0.5; a *wrong class* fits an object of another; *both wrong* is both;
+# a *background* detection is on nothing. **Predict**: does this model invent more, or miss more?
 
 # %%
 breakdown = error_breakdown(dataset.coco, evaluation.results, evaluation.image_ids, threshold=0.5)
@@ -354,8 +356,8 @@ for reason, count in everybody.most_common():
 assert everybody["score too low"] > sum(everybody.values()) / 2
 
 # %% [markdown]
-# More than half of them have a query with the right box and class that does not dare. Longer training gives courage: this
-# network had an hour.
+# More than half of them have a query with the right box and class that does not dare. The cup's reason is rarer. This
+# network was trained for an hour: more training is the first thing to try.
 #
 # ## Where did the bus's query look?
 #
@@ -373,8 +375,9 @@ print(f"weight on the bus's left end: {points.weight[end].sum() / points.weight.
 assert points.weight[end].sum() < 0.05 * points.weight.sum()
 
 # %% [markdown]
-# On windows, roof and wheel, not on the sign. And inside the box that it was given: offsets are counted in box sides. Its
-# proposal had cut off the left end, so it looked at a short vehicle, and said car.
+# On windows, at the wheel, under the sign; the sign itself gets only light ones. And nearly all inside the box that it was
+# given: offsets are counted in box sides. That box cuts off the left end, so what it looks at is a short vehicle. It
+# says car.
 #
 # ## Batch 1, batch 2
 #

@@ -28,7 +28,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 
 # %% [markdown]
 # Ten detectors wait. All have good weights, all run without an error, every shape is right. In each, one line of code is
-# wrong. It is one of these; two of them are innocent:
+# wrong. The ten faults are among these twelve suspects; two are innocent:
 
 # %%
 print(clinic.suspects())
@@ -52,7 +52,7 @@ print(f"AP on the ten scenes: {clinic.judge(well).metrics['AP']:.3f}")
 display(patients.draw({"patient 1": clinic.look(clinic.patient(1), 2)}))
 
 # %% [markdown]
-# Look at the names, then at the boxes. Which are right?
+# Look at the names, then at the boxes. Which are right? Return a suspect's name, as it is printed above.
 
 
 # %%
@@ -137,7 +137,8 @@ check("13.patient_3", patient_3)
 display(patients.draw({"patient 4": clinic.look(clinic.patient(4), 3)}))
 
 # %% [markdown]
-# Compare the pictures with each other. Then answer: which suspects can do this?
+# Compare the pictures with each other. Which suspects can do this? If more than one seems possible, run the table of the
+# next section first, and come back.
 
 
 # %%
@@ -176,7 +177,8 @@ assert columns["patient 4"]["decoder.layer0.value"] == 0
 # %% [markdown]
 # Read each column downwards to the first zero.
 #
-# * Patient 4: the images arrive, the backbone sees them, and no value ever leaves the encoder's tokens.
+# * Patient 4: the images arrive, the backbone sees them, and no value ever leaves the encoder's tokens. The memory still
+#   differs, because the residual passes each token on; but the decoder reads it through values, and those are zero as well.
 # * Fresh: all arrives, and the box head's last layer is zero. The boxes are the queries' reference points, the same for
 #   every image. So early in training this is *normal*: give it time, or better weights to start from.
 # * Zero from the pixels on: how are images loaded? From the backbone on: its weights? If nothing is zero and all is small
@@ -184,7 +186,7 @@ assert columns["patient 4"]["decoder.layer0.value"] == 0
 #
 # ## Ward 2: well alone, ill in company
 #
-# Batch 1, and then each scene beside a larger, blank image:
+# Six scenes at batch 1, then each beside a larger, blank image. **Predict**: does the healthy one lose, too?
 
 # %%
 print(f"{'':11}  alone  in company")
@@ -194,7 +196,7 @@ for name, model in (("healthy", healthy), ("patient 5", clinic.patient(5)), ("pa
 
 # %% [markdown]
 # The healthy one loses a little: GroupNorm reads the blank (page 02). Patient 5 loses over a third, patient 6 nearly all.
-# It must have to do with padding. But how?
+# Both must have to do with padding. But how?
 #
 # ### Patient 5
 #
@@ -266,9 +268,9 @@ def patient_6():
 check("13.patient_6", patient_6)
 
 # %% [markdown]
-# ## Ward 3: only a little worse
+# ## Ward 3: worse, and still at work
 #
-# The dangerous ones. They find objects, their loss falls, and nobody would notice without a number to compare with:
+# The dangerous ones. They find objects, and nobody would notice without a number to compare with:
 
 # %%
 print(f"healthy    AP {clinic.judge(well).metrics['AP']:.3f}")

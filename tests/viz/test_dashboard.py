@@ -214,6 +214,7 @@ def test_best_boxes_of_two_models():
     found = {"boxes": torch.tensor([[4.0, 6, 40, 30], [20, 10, 79, 60]]), "scores": torch.tensor([0.75, 0.5])}
     figure = best_boxes([IMAGE, IMAGE], {"old_$1$": [found, found], "new": [found, found]}, count=1)
     assert len(figure.axes) == 4
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "x (pixels)", "x (pixels)"]
     assert "0.75" in texts(figure)
     assert "0.50" not in texts(figure)
     assert "new: best box around (22, 18), (22, 18)" in figure.alt

@@ -46,6 +46,7 @@ def test_the_state_takes_one_object_and_the_last_layer(frames, state):
 def test_stills_show_the_points_of_their_frames_in_pixels(state):
     figure = stills(state, [0, -1])
     assert len(figure.axes) == 4
+    assert [axes.get_xlabel() for axes in figure.axes] == ["", "", "x (pixels)", "x (pixels)"]
     assert {"step 200", "0.20", "0.60"} <= texts(figure)
     first, last = (figure.axes[n].collections[0].get_offsets().std(0) for n in (0, 1))
     np.testing.assert_allclose(first, 10 * last, rtol=1e-4)
