@@ -90,7 +90,7 @@ function render({ model, el }) {
   }
   svg.addEventListener("pointermove", (event) => {
     if (!drag) return;
-    const scale = width / svg.getBoundingClientRect().width;
+    const scale = 1 / svg.getScreenCTM().a; // the border is no part of the picture
     move(drag.handle, (event.clientX - drag.x) * scale, (event.clientY - drag.y) * scale, drag.from);
   });
   const drop = () => {
