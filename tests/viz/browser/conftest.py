@@ -1,5 +1,6 @@
 """A real browser. Without one these tests are skipped, and say how to get it."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,22 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def start_lab(chromium, tmp_path_factory):
+    """A JupyterLab of the module's own, with a notebook of these cells."""
+    pytest.importorskip("jupyterlab", reason='needs JupyterLab: pip install "ddetr[course]"')
+    import lab
+
+    with contextlib.ExitStack() as stack:
+
+        def start_lab(name, cells):
+            folder = tmp_path_factory.mktemp("lab")
+            lab.write_notebook(folder / name, cells)
+            return stack.enter_context(lab.started(folder))
+
+        yield start_lab
 
 
 class Watch:
