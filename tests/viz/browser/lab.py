@@ -42,6 +42,10 @@ def started(folder):
     own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     environment = {**os.environ, **own, "PYTHONPATH": str(HERE), "PATH": path}
+    # Or it asks, in front of everything, whether to fetch news.
+    settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             [

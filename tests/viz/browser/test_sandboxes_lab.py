@@ -226,6 +226,12 @@ def test_padding_sandbox(view):
         "(svg, [x, y]) => { const p = new DOMPoint(x, y).matrixTransform(svg.getScreenCTM()); return [p.x, p.y] }", end
     ))).max() <= 1  # the knob is under the pointer  # fmt: skip
 
+    # Both names can be read: neither lies on the other, nor outside.
+    frame, *names = (node.bounding_box() for node in [view.svg, *view.svg.locator("text").all()])
+    assert all(frame["x"] <= box["x"] and box["x"] + box["width"] <= frame["x"] + frame["width"] for box in names)
+    assert abs(names[0]["y"] - names[1]["y"]) > 10
+    assert 10 < names[0]["height"] < 30
+
     view.press("boxes 1 bottom right", "ArrowLeft", "ArrowDown", "Shift+ArrowDown")
     eventually(lambda: view.control("boxes")[1], [0, 0, 632, 256 + 8 + 80])
     view.shows(expected)
@@ -280,6 +286,7 @@ def test_feature_browser(view, space):
     eventually(lambda: view.kept()["message"], said)
     view.root.get_by_text(said, exact=True).wait_for()
     assert view.source == before
+    view.root.screenshot(path=SCREENSHOTS / "feature_browser_lab_refused.png")
     number.fill("2")
     number.press("Enter")
     view.root.get_by_text(said, exact=True).wait_for(state="hidden")
