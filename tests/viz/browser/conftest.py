@@ -11,7 +11,8 @@ SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 NOT_ERRORS = ("log", "debug", "info", "warning", "startGroup", "endGroup", "timeEnd")
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright is there its event loop counts as running, for all other tests too.
+@pytest.fixture(scope="module")
 def chromium():
     sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
     with sync_api.sync_playwright() as playwright:
