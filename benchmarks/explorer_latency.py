@@ -54,6 +54,24 @@ COST = """() => {
 }"""
 
 
+# Frames a second, when the pointer is somewhere else in every frame.
+PACE = """() => new Promise((resolve) => {
+  const canvas = document.querySelector(".ddetr-explorer .stage canvas");
+  const box = canvas.getBoundingClientRect();
+  const start = performance.now();
+  let count = 0;
+  const next = () => {
+    const [x, y] = [0.15 + (0.7 * count) / 180, 0.2 + (0.6 * ((count * 7) % 180)) / 180];
+    const place = { clientX: box.left + x * box.width, clientY: box.top + y * box.height, bubbles: true };
+    canvas.dispatchEvent(new PointerEvent("pointermove", place));
+    count += 1;
+    if (count < 180) requestAnimationFrame(next);
+    else resolve((1000 * count) / (performance.now() - start));
+  };
+  requestAnimationFrame(next);
+})"""
+
+
 def explorer_of(preset: str) -> SamplingExplorer:
     """The shipped weights of a tiny preset; fresh ones of a large one, which has as many points to draw."""
     torch.manual_seed(0)
@@ -81,6 +99,7 @@ def measure(browser: Browser, page_file: Path) -> dict[str, float]:
     for step in range(100):
         page.mouse.move(box["x"] + (0.2 + 0.006 * step) * box["width"], box["y"] + 0.5 * box["height"])
     cost = sorted(page.evaluate("window.cost"))
+    pace = page.evaluate(PACE)
     page.close()
     return {
         "first": first,
@@ -88,7 +107,7 @@ def measure(browser: Browser, page_file: Path) -> dict[str, float]:
         "p95": delays[int(0.95 * len(delays))],
         "script": statistics.median(cost),
         "script_p95": cost[int(0.95 * len(cost))],
-        "moves": len(moves),
+        "pace": pace,
         "tokens": tokens,
     }
 
@@ -98,9 +117,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--presets", nargs="+", default=["tiny", "r50"])
     args = parser.parse_args()
-    print("| preset | image | a layer, encoder / decoder | page | Python: trace / pack a layer | first paint |", end="")
-    print(" move to painted frame: median / p95 | script a frame: median / p95 |")
-    print("|---|---|---|---|---|---|---|---|")
+    names = (
+        "preset", "image", "a layer, encoder / decoder", "page", "Python: trace / pack a layer", "first paint",
+        "frames a second", "move to painted frame: median / p95", "script a frame: median / p95",
+    )  # fmt: skip
+    print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -123,6 +144,7 @@ def main() -> None:
                 f"{file.stat().st_size / 1e6:.1f} MB",
                 f"{made - start:.1f} s / {packed - made:.2f} s",
                 f"{found['first']:.0f} ms",
+                f"{found['pace']:.0f}",
                 f"{found['median']:.1f} / {found['p95']:.1f} ms",
                 f"{found['script']:.1f} / {found['script_p95']:.1f} ms",
             ]

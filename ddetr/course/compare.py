@@ -11,6 +11,10 @@ TOLERANCE = 1e-4
 """Absolute and relative: wide enough for another order of additions, far below any mistake."""
 
 
+LONG = 16
+"""Of a sequence longer than this only the first item that differs is shown."""
+
+
 class Difference(NamedTuple):
     """Where two values part, as two phrases, and a hint if the difference is of a common kind."""
 
@@ -76,7 +80,7 @@ def _sequence_difference(expected: list[Any] | tuple[Any, ...], got: Any) -> Dif
         found = difference(ours, theirs)
         if found is None:
             continue
-        if any(isinstance(item, Tensor) for item in expected):
+        if any(isinstance(item, Tensor) for item in expected) or len(expected) > LONG:
             return Difference(f"in item {index}, {found.expected}", found.got, found.hint)
         return Difference(in_words(expected), in_words(got), found.hint)
     return None

@@ -39,8 +39,9 @@ def ladder_sandbox(image: Tensor, start: coordinates.LadderState) -> Sandbox:
     def state(points: list[list[float]], **chosen: bool | int) -> coordinates.LadderState:
         return start._replace(place=tuple(points[0]), **chosen)
 
-    # Without the picture, which the handles show already.
-    return Sandbox(coordinates.draw, state, {"points": (handles, "points"), "level": levels, **switches})
+    # Without the picture, which the handles show already; a still has no handles.
+    controls = {"points": (handles, "points"), "level": levels, **switches}
+    return Sandbox(coordinates.draw, state, controls, lambda still: coordinates.draw(still, image))
 
 
 def offsets_sandbox(

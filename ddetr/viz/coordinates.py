@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..data import denormalize_image
 from ..models.multi_scale import get_valid_ratio, level_mask
+from .corners import Corner, corners
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes
 from .padding import STRIDES
 
@@ -47,15 +48,6 @@ class LadderState(NamedTuple):
     align_corners: bool = False
     half_pixel: bool = True
     swapped: bool = False
-
-
-class Corner(NamedTuple):
-    """One of the four cells that are read: where it lies, how much it counts, and whether the map has it at all."""
-
-    row: int
-    column: int
-    weight: float
-    inside: bool
 
 
 class Ladder(NamedTuple):
@@ -108,7 +100,7 @@ def climb(state: LadderState) -> Ladder:
         for i, n, r, side in zip(index, (w, h), ratio, (w_image, h_image), strict=True)
     )  # fmt: skip
     cells = (of_map[0] * w, of_map[1] * h)
-    return Ladder(ratio, size, of_image, of_map, cells, grid, index, _corners(index, size), reads_at)
+    return Ladder(ratio, size, of_image, of_map, cells, grid, index, corners(*index, size), reads_at)
 
 
 def draw(state: LadderState, picture: Tensor | None = None) -> Figure:
@@ -214,20 +206,6 @@ def _index(grid: float, cells: int, state: LadderState) -> float:
     if state.align_corners:
         return (grid + 1) / 2 * (cells - 1)
     return (grid + 1) / 2 * cells - (0.5 if state.half_pixel else 0)
-
-
-def _corners(index: Pair, size: tuple[int, int]) -> tuple[Corner, Corner, Corner, Corner]:
-    left, top = math.floor(index[0]), math.floor(index[1])
-    dx, dy = index[0] - left, index[1] - top
-    return tuple(
-        Corner(top + j, left + i, (dx if i else 1 - dx) * (dy if j else 1 - dy), _is_inside(top + j, left + i, size))
-        for j in (0, 1)
-        for i in (0, 1)
-    )
-
-
-def _is_inside(row: int, column: int, size: tuple[int, int]) -> bool:
-    return 0 <= row < size[0] and 0 <= column < size[1]
 
 
 def _draw_image(axes: Axes, state: LadderState, ladder: Ladder, picture: Tensor | None, miss: float) -> None:

@@ -37,10 +37,12 @@ PIPELINE = ("backbone", "neck", "multi_scale", "encoder", "pre_decoder", "decode
 class Figure(MatplotlibFigure):
     """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures.
 
-    `alt` says in words what it shows, for readers who do not see it.
+    `alt` says in words what it shows, for readers who do not see it. `compact` lets the PNG have 256 colours: with
+    pictures that have grain it is a quarter as large.
     """
 
     alt = ""
+    compact = False
 
     def _repr_mimebundle_(self, **_options: Any) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
         return {"image/png": self._repr_png_()}, {"image/png": {"alt": self.alt}} if self.alt else {}
@@ -49,6 +51,12 @@ class Figure(MatplotlibFigure):
         buffer = io.BytesIO()
         # No software version in the file: the same figure gives the same bytes.
         self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        if not self.compact:
+            return buffer.getvalue()
+        # This method keeps the colours of thin lines, which the default one gives up for shades of the picture.
+        few = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        buffer = io.BytesIO()
+        few.save(buffer, format="png", optimize=True)
         return buffer.getvalue()
 
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..ops.validate import level_starts
+from .corners import corners
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -44,7 +45,7 @@ class ThreadState(NamedTuple):
     channels: tuple[int, int] = (0, 4)
 
 
-class Corner(NamedTuple):
+class Read(NamedTuple):
     """One of the four cells around a point: `weight` is what it counts, `token` None where it lies outside."""
 
     row: int
@@ -53,18 +54,13 @@ class Corner(NamedTuple):
     token: int | None
 
 
-def corners_of(location: Sequence[float], size: tuple[int, int], start: int = 0) -> list[Corner]:
+def corners_of(location: Sequence[float], size: tuple[int, int], start: int = 0) -> list[Read]:
     """The four cells that a location (x, y) in [0, 1] is read from, on a map (h, w) whose first token is `start`."""
     (x, y), (h, w) = location, size
-    x, y = x * w - 0.5, y * h - 0.5
-    left, top = math.floor(x), math.floor(y)
-    found = []
-    for k in range(4):
-        row, column = top + (k >> 1), left + (k & 1)
-        weight = (y - top if k & 2 else 1 - y + top) * (x - left if k & 1 else 1 - x + left)
-        inside = 0 <= row < h and 0 <= column < w
-        found.append(Corner(row, column, weight, start + row * w + column if inside else None))
-    return found
+    return [
+        Read(c.row, c.column, c.weight, start + c.row * w + c.column if c.inside else None)
+        for c in corners(x * w - 0.5, y * h - 0.5, size)
+    ]
 
 
 def draw(state: ThreadState) -> Figure:
@@ -98,7 +94,7 @@ def draw(state: ThreadState) -> Figure:
     figure.alt = (
         f"A thread of query {state.query}, head {state.head}, {state.direction}, at point {state.point} of {L * P}, "
         f"level {level}. Its four corners are tokens {', '.join(read)}; they count "
-        f"{', '.join(f'{weight * c.weight:.3f}' for c in steps[-1])}. "
+        f"{', '.join(f'{weight * c.weight:.3g}' for c in steps[-1])}. "
         + ("It adds to each one's gradient." if state.direction == BACKWARD else "It adds them to its sum.")
     )
     return figure
@@ -182,7 +178,7 @@ def _checked(state: ThreadState) -> tuple[Tensor, Tensor]:
     return locations, weights
 
 
-def _map(axes: Axes, level: int, size: tuple[int, int], done: list[Corner], points: Tensor, weights: Tensor) -> None:
+def _map(axes: Axes, level: int, size: tuple[int, int], done: list[Read], points: Tensor, weights: Tensor) -> None:
     h, w = size
     axes.set(xlim=(-0.5, w + 0.5), ylim=(h + 0.5, -0.5), aspect="equal")
     for x in range(w + 1):
@@ -201,14 +197,14 @@ def _map(axes: Axes, level: int, size: tuple[int, int], done: list[Corner], poin
     label_axes(axes, "x (cells)", "y (cells)")
 
 
-def _outline(axes: Axes, corners: list[Corner], direction: str) -> None:
+def _outline(axes: Axes, corners: list[Read], direction: str) -> None:
     colour = WRITE if direction == BACKWARD else READ
     for corner in corners:
         if corner.token is not None:
             axes.add_patch(Rectangle((corner.column, corner.row), 1, 1, fill=False, edgecolor=colour, linewidth=1.8))
 
 
-def _memory(axes: Axes, state: ThreadState, starts: list[int], steps: list[list[Corner]]) -> None:
+def _memory(axes: Axes, state: ThreadState, starts: list[int], steps: list[list[Read]]) -> None:
     """The tokens in one row, as they lie in memory, with those read so far."""
     total = sum(h * w for h, w in state.level_sizes)
     for level, (start, (h, w)) in enumerate(zip(starts, state.level_sizes, strict=True)):
@@ -222,7 +218,7 @@ def _memory(axes: Axes, state: ThreadState, starts: list[int], steps: list[list[
     label_axes(axes, "token index in value (levels one after the other)", "")
 
 
-def _close_up(axes: Axes, location: Sequence[float], corners: list[Corner], state: ThreadState, level: int) -> None:
+def _close_up(axes: Axes, location: Sequence[float], corners: list[Read], state: ThreadState, level: int) -> None:
     (h, w), (row, column) = state.level_sizes[level], corners[0][:2]
     colour = WRITE if state.direction == BACKWARD else READ
     for r in range(row - 1, row + 3):
@@ -252,7 +248,7 @@ def _close_up(axes: Axes, location: Sequence[float], corners: list[Corner], stat
     label_axes(axes, "x (cells)", "y (cells)")
 
 
-def _words(state: ThreadState, corners: list[Corner], weight: float) -> list[str]:
+def _words(state: ThreadState, corners: list[Read], weight: float) -> list[str]:
     first, end = state.channels
     points = torch.as_tensor(state.weights).shape[1]
     level, p = divmod(state.point, points)

@@ -75,6 +75,7 @@ def draw(states: Sequence[MissState], most: int = 4) -> Figure:
              ("query, last", LAST, "solid", 2.2))  # fmt: skip
     lines = [Line2D([], [], color=c, linestyle=s, linewidth=w, path_effects=_halo(w), label=n) for n, c, s, w in roles]
     figure.legend(handles=lines, loc="outside upper center", ncols=3, fontsize=8, frameon=False, handlelength=4)
+    figure.compact = True
     figure.alt = "Missed objects, each with the nearest query's boxes and scores. " + "; ".join(sentences) + "."
     return figure
 

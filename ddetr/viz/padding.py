@@ -80,7 +80,7 @@ def channel_images(encoding: Tensor, channels: Sequence[int]) -> Figure:
         picture = axes.imshow(encoding[channel].numpy(), cmap="PuOr", vmin=-1, vmax=1)
         axes.set_title(f"channel {channel}", fontsize=9)
         label_axes(axes, "x (cells)", "y (cells)")
-    figure.colorbar(picture, ax=panels).ax.tick_params(labelsize=7)
+    figure.colorbar(picture, ax=panels, label="encoding").ax.tick_params(labelsize=7)
     figure.alt = f"Channels {', '.join(map(str, channels))} of the position encoding as pictures, from -1 to 1."
     return figure
 

@@ -29,8 +29,7 @@ def draw(looks: Mapping[str, Any], threshold: float = 0.3, most: int = 3) -> Fig
         for name, look in looks.items()
         for scene, found in zip(look.scenes[:most], look.detections, strict=False)
     ]
-    figure = draw_scenes(panels, columns=counts.pop())
-    return figure
+    return draw_scenes(panels, columns=counts.pop())
 
 
 def _marks(scene: ToyScene, found: dict[str, Tensor], categories: list[dict[str, Any]], threshold: float) -> list[Mark]:

@@ -21,6 +21,7 @@ from .sampling_view import (
     Points,
     SamplingView,
     cell_of,
+    check_index,
     corners,
     describe,
     points_of,
@@ -58,6 +59,7 @@ def sampling_points(
     lines: bool = False,
     point: Sequence[int] | None = None,
     grid: bool = False,
+    inches: float = 5.0,
 ) -> Figure:
     """The image with the sampling points of one token or query (the paper's figure 6).
 
@@ -73,8 +75,10 @@ def sampling_points(
         heaviest: how many points, the heaviest of those; None for all.
         weights: False draws every point alike.
         lines: a line from the reference point to each point.
-        point: (head, level, point) of one that is circled, with the four cells that it reads close up beside the image.
+        point: (head, level, point) of one that is circled, with the four cells that it reads close up beside the image;
+            the heaviest, if it is not among those drawn.
         grid: the cells of that point's level over the image; without `point`, of the heaviest one's.
+        inches: of the picture's longer side, for a page that shows several.
 
     Raises:
         ValueError: anything that does not exist; says what there is.
@@ -83,7 +87,7 @@ def sampling_points(
     everything = points_of(view, part, layer, row)
     cross = reference(view, part, layer, row)
     left, right, top, bottom = _frame(view, points, cross)
-    scale = 5.0 / max(right - left, bottom - top)
+    scale = inches / max(right - left, bottom - top)
     figure = Figure(figsize=(scale * (right - left) + 3.1, scale * (bottom - top) + 0.9), layout="constrained")
     axes = figure.subplots()
     h, w = view.size
@@ -98,6 +102,10 @@ def sampling_points(
         _draw_lines(axes, view, part, layer, row, points)
     _draw_points(axes, points, heaviest_of_all if weights else None)
     _draw_reference(axes, view, part, layer, row, cross)
+    if point is not None:
+        shape = view.attention(part, layer).weights.shape[1:]
+        for name, number, count in zip(("head", "level", "point"), point, shape, strict=True):
+            check_index(name, number, count, f"{name}s")
     circled = _find(points, point)
     if grid and len(points.x):
         _draw_grid(axes, view, int(points.level[circled]))

@@ -82,6 +82,7 @@ function render({ model, el }) {
       controls = makeControls(bars, scene, geo, state, { choose, setPart, stepLayer, setTokenLevel, stepQuery, toggleIn });
       notes.textContent = scene.notes.join(" ");
       say("");
+      root.querySelector(".still")?.remove();
       root.dataset.scene = "ready";
       resize();
     } else if (message.type === "layer" && scene) {
@@ -263,7 +264,8 @@ function render({ model, el }) {
       put(fields.normalised, `${place.nx.toFixed(4)}, ${place.ny.toFixed(4)}`);
       put(fields.cell, `${place.column.toFixed(2)}, ${place.row.toFixed(2)}`);
       const read = geo.corners(point.level, point.x, point.y).reduce((sum, c) => sum + (c.where === 0 ? c.share : 0), 0);
-      put(fields.where, `${WHERE[point.where]}: ${Math.round(100 * read)}% of it reads image`);
+      const whole = point.where === 0 && read > 0.995;
+      put(fields.where, WHERE[point.where] + (whole ? "" : `; ${Math.round(100 * read)}% of what it reads is image`));
     } else {
       for (const name of ["point", "weight", "pixel", "normalised", "cell", "where"]) put(fields[name], "–");
     }
@@ -427,8 +429,12 @@ function render({ model, el }) {
   say("Waiting for the data …");
   ask({ type: "scene" });
   const patience = setTimeout(() => {
-    if (!scene) say("No answer from the kernel: run this cell again. Below or beside it, a still picture may be shown.");
-  }, 8000);
+    if (scene) return;
+    const still = model.get("_still");
+    say(still ? "" : "No answer from the kernel: run this cell again.");
+    // Saved with the notebook, with a sentence in it; the cell, run again, brings the explorer itself.
+    if (still) root.prepend(h("img", { class: "still", src: `data:image/jpeg;base64,${still}`, alt: model.get("_alt") }));
+  }, 4000);
 
   return () => {
     clearInterval(clock);

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from ..models.trace import Trace
 from .figures import Figure
 from .sampling import sampling_points
 from .sampling_pack import image_type, layer_bytes, pack_layer, pack_scene, query_order
-from .sampling_view import PARTS, SamplingView, check_index, token_at
+from .sampling_view import PARTS, SamplingView, check_index, describe, token_at
 
 _HERE = Path(__file__).parent
 
@@ -98,6 +99,9 @@ class SamplingExplorer(anywidget.AnyWidget):
     pinned = traitlets.Bool(False).tag(sync=True)
     threshold = traitlets.Float(0.3).tag(sync=True)
     playing = traitlets.Bool(False).tag(sync=True)
+    # For a notebook that is opened with its outputs and without a kernel: what the view then shows.
+    _still = traitlets.Unicode("").tag(sync=True)
+    _alt = traitlets.Unicode("").tag(sync=True)
 
     CHOICES = (
         "part", "layer", "token", "query", "heads", "levels", "heaviest", "weights", "lines", "grid", "point", "pinned",
@@ -207,7 +211,14 @@ class SamplingExplorer(anywidget.AnyWidget):
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         figure = self.figure()
         figure.supxlabel(_CAPTION, fontsize=7.5)
+        still = io.BytesIO()
+        figure.savefig(still, format="jpeg", dpi=80, pil_kwargs={"quality": 75})
+        self._still, self._alt = base64.b64encode(still.getvalue()).decode(), figure.alt
         return {**data, "image/png": figure._repr_png_()}, {**metadata, "image/png": {"alt": figure.alt}}
+
+    def __repr__(self) -> str:
+        row = self.token if self.part == "encoder" else self.query
+        return f"SamplingExplorer: {describe(self.view, self.part, self.layer, row)}"
 
     def _answer(self, _widget: Any, content: dict[str, Any], _buffers: list[Any]) -> None:
         """What the front end asks for: the scene, or a layer."""

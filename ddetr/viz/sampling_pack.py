@@ -20,6 +20,8 @@ from .sampling_view import PARTS, SamplingView
 LONGEST_SIDE = 1600
 """Pixels; a larger picture is scaled down for display."""
 
+_MUCH = 50e6  # bytes of one layer, worth a sentence
+
 _PNG_PIXELS = 400 * 400  # beyond this, a photo is smaller as JPEG
 
 
@@ -63,6 +65,9 @@ def pack_scene(view: SamplingView) -> tuple[dict[str, Any], bytes]:
     `notes` in it says in sentences what was changed for display.
     """
     picture, notes = _display(view)
+    largest = max((layer_bytes(view, part, n) for part in PARTS for n in range(len(view.layers(part)))), default=0)
+    if largest > _MUCH:
+        notes.append(f"A layer takes {largest / 1e6:.0f} MB on its way here: a smaller image answers faster.")
     L = len(view.level_sizes)
     scene: dict[str, Any] = {
         "size": view.size,

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..data import denormalize_image
 from ..losses.boxes import cxcywh_to_xyxy
 from ..models.trace import Trace
+from .corners import corners as four_corners
 
 PARTS = ("encoder", "decoder")
 
@@ -264,14 +265,11 @@ def corners(view: SamplingView, level: int, x: float, y: float) -> list[Corner]:
     """The four cells of a level that a point at pixel (x, y) reads: top left, top right, bottom left, bottom right."""
     column, row = (place - 0.5 for place in to_cells(view, level, x, y))  # cells' centres lie at whole numbers
     (h, w), (ratio_w, ratio_h) = view.level_sizes[level], view.valid_ratios[level].tolist()
-    left, top = int(np.floor(column)), int(np.floor(row))
     found = []
-    for i, share_y in ((top, top + 1 - row), (top + 1, row - top)):
-        for j, share_x in ((left, left + 1 - column), (left + 1, column - left)):
-            inside = 0 <= i < h and 0 <= j < w
-            image = i < round(ratio_h * h) and j < round(ratio_w * w)
-            where = OUTSIDE if not inside else ON_IMAGE if image else ON_PADDING
-            found.append(Corner(j, i, share_x * share_y, where))
+    for i, j, weight, inside in four_corners(column, row, (h, w)):
+        image = i < round(ratio_h * h) and j < round(ratio_w * w)
+        where = OUTSIDE if not inside else ON_IMAGE if image else ON_PADDING
+        found.append(Corner(j, i, weight, where))
     return found
 
 

@@ -28,6 +28,7 @@ class Sandbox(ipywidgets.VBox):
         make_state: makes the state from the controls' values, by name.
         controls: name -> a widget with a `value`, or (widget, trait) for another trait of it, such as the boxes of
             `Handles`. Each widget is shown once.
+        draw_still: draws a state where there are no widgets to show what `draw` leaves to them; None: `draw` does.
 
     Raises:
         ValueError: the state that it starts with cannot be drawn.
@@ -38,8 +39,9 @@ class Sandbox(ipywidgets.VBox):
         draw: Callable[[Any], Figure],
         make_state: Callable[..., Any],
         controls: Mapping[str, ipywidgets.Widget | tuple[ipywidgets.Widget, str]],
+        draw_still: Callable[[Any], Figure] | None = None,
     ) -> None:
-        self._draw, self._make_state = draw, make_state
+        self._draw, self._make_state, self._draw_still = draw, make_state, draw_still or draw
         self.controls = {
             name: control if isinstance(control, tuple) else (control, "value") for name, control in controls.items()
         }
@@ -103,7 +105,7 @@ class Sandbox(ipywidgets.VBox):
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        still = self._draw(self.state)
+        still = self._draw_still(self.state)
         still.supxlabel(STILL, fontsize=7.5)
         pictures, words = still._repr_mimebundle_()
         return {**data, **pictures, "text/plain": STILL}, {**metadata, **words}

@@ -78,14 +78,14 @@ def close_ups(dataset: CocoDetection, breakdown: ErrorBreakdown, cases: Iterable
 def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
     """Pictures in a grid, in pixels; each line of the legend is a kind of box."""
     rows = -(-len(scenes) // columns)
-    figure = Figure(figsize=(3.2 * columns, 0.6 + 2.7 * max(rows, 0.3)), layout="constrained")
+    figure = Figure(figsize=(max(3.2 * columns, 4.4), 0.6 + 2.7 * max(rows, 0.3)), layout="constrained")
     if not scenes:
         figure.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=10)
         return figure
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, scene in zip(grid, scenes, strict=False):
         _draw(axes, scene)
-    for axes in list(grid)[len(scenes) :]:
+    for axes in grid[len(scenes) :]:
         axes.axis("off")
     figure.supxlabel("x (pixels)", fontsize=8)
     figure.supylabel("y (pixels)", fontsize=8)
@@ -103,6 +103,7 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
         frameon=False,
         handlelength=4,
     )
+    figure.compact = True
     figure.alt = f"Pictures with boxes. {'; '.join(map(_in_words, scenes))}."
     return figure
 

@@ -47,9 +47,17 @@ def training_curves(lines: Sequence[dict[str, Any]], x: str = "minutes") -> Figu
 
     Losses are drawn twice, each line of the log faintly and their running mean on top.
     """
-    train, evaluations = (_of_kind(lines, kind) for kind in ("train", "eval"))
     figure = Figure(figsize=(10, 3.2), layout="constrained")
-    losses, rate, precision = figure.subplots(1, 3)
+    plot_curves(figure.subplots(1, 3), lines, x)
+    return figure
+
+
+def plot_curves(
+    panels: Sequence[Axes], lines: Sequence[dict[str, Any]], x: str, scored_on: str = "held-out images"
+) -> None:
+    """`training_curves` into three axes that are there already; `scored_on`: which images AP is measured on."""
+    train, evaluations = (_of_kind(lines, kind) for kind in ("train", "eval"))
+    losses, rate, precision = panels
     at = _column(train, x)
     for (key, name), (colour, style) in zip(_LOSSES.items(), LINE_STYLES, strict=False):
         values = _column(train, key)
@@ -66,14 +74,13 @@ def training_curves(lines: Sequence[dict[str, Any]], x: str = "minutes") -> Figu
     for axes, title, there in (
         (losses, "loss (no unit, log scale)", train),
         (rate, "learning rate", train),
-        (precision, "average precision on held-out images", evaluations),
+        (precision, f"average precision on {scored_on}", evaluations),
     ):
         axes.set_title(title, fontsize=9)
         _finish(axes, x, there, "no evaluation yet" if axes is precision else "no step logged yet")
     if train and (_column(train, "loss") > 0).any():
         losses.set_yscale("log")
     precision.set_ylim(0, 1.02)
-    return figure
 
 
 def ap_curves(runs: Mapping[str, Sequence[dict[str, Any]]], metric: str = "AP", x: str = "minutes") -> Figure:
@@ -96,6 +103,35 @@ def ap_curves(runs: Mapping[str, Sequence[dict[str, Any]]], metric: str = "AP", 
     axes.set_ylabel(f"{metric} on held-out images", fontsize=8)
     if runs:
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3)
+    return figure
+
+
+def runs_side_by_side(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
+    """A column for each run, name -> lines: its loss, learning rate and AP over steps, on the same scales."""
+    figure = Figure(figsize=(1.9 * max(len(runs), 1) + 0.6, 4.6), layout="constrained")
+    grid = figure.subplots(3, max(len(runs), 1), squeeze=False, sharex="col", sharey="row")
+    rows = (("train", "loss", "loss", "log"), ("train", "lr", "learning rate", "log"), ("eval", "AP", "AP", "linear"))
+    sentences = []
+    for column, (name, lines) in enumerate(runs.items()):
+        told = []
+        for axes, (kind, key, label, scale) in zip(grid[:, column], rows, strict=True):
+            there = _of_kind(lines, kind)
+            values = _scores(there, key) if kind == "eval" else _column(there, key)
+            values = np.where(values > 0, values, np.nan) if scale == "log" else values
+            axes.plot(
+                _column(there, "step"), values, color=INK, linewidth=1.3, marker="o" if kind == "eval" else "",
+                markersize=3,
+            )  # fmt: skip
+            axes.set_yscale(scale)
+            axes.grid(color="#e8e8e8", linewidth=0.6)
+            label_axes(axes, "optimiser step" if kind == "eval" else "", label if column == 0 else "")
+            finite = values[np.isfinite(values)]
+            if len(finite):
+                told.append(f"{label} {finite[0]:.3g} to {finite[-1]:.3g}, at most {finite.max():.3g}")
+        grid[0, column].set_title(f"run {plain_text(name)}", fontsize=10)
+        sentences.append(f"run {name}: {', '.join(told)}")
+    grid[2, 0].set_ylim(bottom=0)
+    figure.alt = f"Loss on the training images, learning rate and AP on held-out images. {'; '.join(sentences)}."
     return figure
 
 

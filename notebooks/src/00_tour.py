@@ -78,7 +78,7 @@ figure.alt += f" A street, and a box around each of: {', '.join(captions)}."
 display(figure)
 
 # %% [markdown]
-# It finds the near ones, also where one covers another. It is not sure of the small car in the distance.
+# It finds the near ones, also where one covers another. The small car in the distance scores less than 0.4.
 #
 # ## What happens between
 #
@@ -94,8 +94,8 @@ table
 # %% [markdown]
 # ## Where it looks
 #
-# Look at `sampling_locations`: a query reads the image at 8 x 4 x 4 = 128 places. **Predict.** The best query stands
-# for the bus at the left. How many of its places lie on the bus? Click other objects, and press play to see the layers.
+# Look at `sampling_locations`: a query has 8 heads, and each reads 4 places on each of 4 maps, 128 in all.
+# **Predict.** The best query stands for the bus at the left. How many of its places lie in the bus's box?
 
 # %%
 best = int(trace["heads.logits"][-1, 0].amax(-1).argmax())  # (layers, B, Q, K) -> (Q, K) -> (Q,) -> which query
@@ -113,8 +113,10 @@ print(
 )
 
 # %% [markdown]
-# Nearly all. The others look just beyond its edge. Nobody told the network where to look; it learnt that with the rest.
-# *(Pages 05 and 08.)*
+# Nearly all. Of the others, most look just beyond its edge. Nobody told the network where to look; it learnt that
+# with the rest. *(Pages 05 and 08.)*
+#
+# **Touch.** In the view above, click other objects, and press play to see the layers.
 #
 # ## The same, at the size that you know
 #
@@ -214,7 +216,7 @@ print(f"91 scores a query; the highest of all is {highest:.3f}")
 
 # %% [markdown]
 # If you said 80, you have read mmdetection: it counts the categories in use. The official code keeps COCO's own ids,
-# which run to 90, and label 0 stays empty: 91. Both are a `num_classes` here. There is no "background" class.
+# which run to 90, and label 0 stays empty: 91. Here `num_classes` chooses. There is no "background" class.
 #
 # ### Exercise: three shapes
 #
@@ -254,9 +256,9 @@ print({name: tuple(tensor.shape) for name, tensor in detections.items()})
 # %% [markdown]
 # ### Exercise: the best detection
 #
-# `best_detection(logits, boxes, size)` makes the first image's best one from what the heads say: logits
-# (layers, B, Q, K), boxes (layers, B, Q, 4) as (cx, cy, w, h) in [0, 1], size (h, w) in pixels. Of the last layer it
-# returns score, label, and box (x1, y1, x2, y2) in pixels.
+# `best_detection(logits, boxes, size)` picks the first image's best detection from what the heads say: logits
+# (layers, B, Q, K), boxes (layers, B, Q, 4) as (cx, cy, w, h) in [0, 1], size (h, w) in pixels. It reads the last layer
+# only. A score is the sigmoid of a logit. It returns score, label, and box (x1, y1, x2, y2) in pixels.
 
 
 # %%

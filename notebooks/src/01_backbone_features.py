@@ -118,8 +118,8 @@ print([tuple(feature.shape[2:]) for feature in smaller])
 assert [feature.shape[3] for feature in smaller] == [68, 34, 17]
 
 # %% [markdown]
-# One each: 544 is 32 x 17, so everything fits. Two pixels had paid for 60 + 30 + 15 cells, and what those saw was
-# mostly padding.
+# One each: 544 is 32 x 17, so everything fits. Two columns of pixels had paid for 60 + 30 + 15 cells. Each of those
+# stands on 8, 16 or 32 columns, and only two of them are image.
 #
 # ### Exercise: sizes for any input
 #
@@ -222,14 +222,15 @@ display(features.receptive_fields(images[0], weights, fields, place, ["C3", "C4"
 
 # %% [markdown]
 # Solid: what the cell can see. Dashed: nine tenths of what moves it. Most paths from a pixel to the cell run through
-# the middle, so the middle counts most. A cell of C5 can see most of the portrait and looks at the face.
+# the middle, so the middle counts most, even with these fresh weights. A cell of C5 can see most of the portrait and
+# looks at the face.
 #
-# That is why a token of the transformer must look further, and why it is told where. *(Pages 04 and 05.)*
+# That is one reason why a token of the transformer must look further. *(Pages 04 and 05.)*
 #
 # ## What a cell holds
 #
 # Fresh weights hold nothing worth a picture. Here is a detector that has learnt, the tiny one, whose backbone is a
-# ResNet-10. Each map has many channels; you see its three main directions as red, green and blue.
+# ResNet-10. Each map has many channels; you see their three principal components (PCA) as red, green and blue.
 #
 # **Predict.** Where will the colours follow edges, and where objects?
 
@@ -241,8 +242,8 @@ with torch.no_grad():
 display(features.feature_colours(toy_image, [feature[0] for feature in toy_maps], ["C3", "C4", "C5"]))
 
 # %% [markdown]
-# C3 follows the horizon and the outlines. C5 has 5 x 7 cells: an object is one or two of them, and a small one is part
-# of one. That is why the detector asks for all three. Cells at the border have colours of their own: the zeros that
+# C3 follows the horizon and the outlines. C5 has 5 x 7 cells: the boat covers a few of them, and the bird would fit
+# into one. That is why the detector asks for all three. Cells at the border have colours of their own: the zeros that
 # the convolutions see beside the image tell them where they are.
 #
 # **Touch.** Drag the point, choose a level and one of its channels. Can you find a channel that likes the horizon?
@@ -258,7 +259,10 @@ browser
 # ## A norm that does not learn
 #
 # Batch norm in training subtracts the mean of the batch. Detectors train with one or two images on a device, and the
-# mean of two images is a poor one. See what it does to an image when its neighbour changes:
+# mean of two images is a poor one.
+#
+# **Predict.** An image stays the same and its neighbour in the batch changes. With which norm does the image's own
+# output change?
 
 # %%
 first, second, third = torch.randn(3, 64, 8, 8, generator=torch.Generator().manual_seed(0))

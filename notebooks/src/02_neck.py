@@ -38,7 +38,7 @@ print(
 display(figures.pipeline_map(["neck"]))
 
 # %% [markdown]
-# The encoder compares tokens of all levels, so all must have the same width. The backbone's have 512, 1024 and 2048
+# The encoder mixes tokens of all levels, so all must have the same width. The backbone's have 512, 1024 and 2048
 # channels.
 
 # %%
@@ -60,7 +60,7 @@ for level, feature in enumerate(maps):
     print(f"level {level}: {tuple(feature.shape)}")
 
 # %% [markdown]
-# Half of C5 in each direction, rounded up: stride 64. Its 72 cells see the whole image and cost next to nothing.
+# Half of C5 in each direction, rounded up: stride 64. It adds only 72 tokens to 5460.
 #
 # ## Three levels: a matrix for each cell
 #
@@ -101,15 +101,16 @@ for level, block in enumerate(neck.levels):
 #
 # ## GroupNorm
 #
-# The three maps come from different depths, and every block of a ResNet adds to what it is given. Nothing says that
-# their numbers are of the same size:
+# The three maps come from different depths, and every block of a ResNet adds to what it is given. **Predict.** Which
+# of C3, C4 and C5 (levels 0, 1 and 2 in the left plot) has the largest numbers, with these fresh weights? And after
+# the neck?
 
 # %%
 sizes = [[level[0].square().mean((1, 2)).sqrt() for level in group] for group in (backbone_maps, maps)]  # (C,) each
 display(tables.spread(*sizes, ["level 0", "level 1", "level 2", "level 3"]))
 
 # %% [markdown]
-# After the neck all levels speak equally loud, and one attention can weigh them against each other.
+# C5. After the neck all levels speak about equally loud, and one attention can weigh them against each other.
 #
 # GroupNorm takes the mean and variance over a group of channels *and* all cells, of one image. 256 channels in 32
 # groups makes 8 channels each:
@@ -125,9 +126,10 @@ torch.testing.assert_close(by_hand, maps[0], rtol=1e-4, atol=1e-5)
 print(f"largest deviation: {(by_hand - maps[0]).abs().max():.0e}")
 
 # %% [markdown]
-# No mean over the batch: an image gets the same map beside any other. That is why it can learn where batch norm had to
-# be frozen. But the mean does run over *all cells*, and padding is cells too. **Break it**: put the portrait into a
-# wider batch.
+# No mean over the batch: an image gets the same map beside any other of its size. That is why GroupNorm can learn
+# where batch norm had to be frozen. But the mean does run over *all cells*, and padding is cells too. **Break it**:
+# put the portrait into a wider batch. Columns 0 to 9 are too far left for a convolution to bring them anything of the
+# padding. Do they change?
 
 # %%
 wide = F.pad(images, (0, 300))  # zeros at the right
@@ -137,8 +139,8 @@ inside = padded_maps[2][..., :10] - maps[2][..., :10]  # columns far from the bo
 print(f"level 2, columns 0 to 9: mean change {inside.abs().mean():.3f}, mean size {maps[2].abs().mean():.3f}")
 
 # %% [markdown]
-# The cells far from the padding changed too: its zeros moved the mean. Both reference implementations do the same. An
-# image's scores depend a little on what shares its batch, and this is one reason. *(Page 03 shows how little.)*
+# They do: the padding moved the mean. Both reference implementations do the same. An image's scores depend a little on
+# what shares its batch, and this is one reason. *(Page 03 shows how much.)*
 #
 # ### Exercise: GroupNorm by hand
 #
@@ -168,8 +170,8 @@ check("02.group_norm", group_norm)
 # %% [markdown]
 # ## Does the bias matter?
 #
-# mmdetection leaves the convolutions' bias out; the official code has it. In front of a batch norm a bias is useless, for
-# the mean takes it away again. **Predict**: in front of a GroupNorm too?
+# mmdetection leaves the convolutions' bias out; the official code has it. In front of a batch norm a bias is useless,
+# for the mean takes it away again. **Predict**: in front of a GroupNorm too?
 
 # %%
 groups32 = nn.GroupNorm(32, 256)
@@ -182,13 +184,13 @@ with torch.no_grad():
         print(f"bias of 1 for {name}: the output changes by {change.abs().max():.4f}")
 
 # %% [markdown]
-# Not useless. The mean is over eight channels, so it takes away what they have in common, and no more. `neck_bias` in the
-# config chooses; checkpoints of either kind need their own.
+# Not useless. The mean is over eight channels, so it takes away what they have in common, and no more. `neck_bias` in
+# the config chooses; a checkpoint needs the choice that it was trained with.
 #
 # ## Who hears whom
 #
 # An FPN adds each coarse map to the next finer one. Look for it here: for each level, which of C3, C4 and C5 has a
-# gradient? A corner of each map is enough.
+# gradient? A corner of each map is enough. **Predict** the table: four levels by three maps.
 
 
 # %%
@@ -220,10 +222,11 @@ assert heard["this neck"].sum() == 4
 display(tables.dependence(heard, [f"level {level}" for level in range(4)], ["C3", "C4", "C5"]))
 
 # %% [markdown]
-# One "yes" a row. The levels meet in the encoder, where every token looks at all four. The paper tried an FPN in front
-# of it: no gain (section 5.2 and Table 2).
+# One "yes" a row at the left. The levels meet in the encoder, where every token looks at all four. The paper tried an
+# FPN in front of it: no gain (section 5.2 and Table 2).
 #
-# And what the four levels of a trained detector, the tiny one, hold of a toy scene:
+# And what the four levels of a trained detector, the tiny one, hold of a toy scene. The colours are not those of page
+# 01, since the channels are mixed anew; the places are:
 
 # %%
 scene = toy_scene(105)
@@ -236,8 +239,8 @@ display(features.feature_colours(toy_image, [level[0] for level in toy_out], [f"
 # ### Exercise: the neck in ten lines
 #
 # `neck_of(in_channels, width)` returns a module. It takes the list C3, C4, C5 and returns four maps of `width`
-# channels: 1 x 1 convolutions, then the 3 x 3 with stride 2 and padding 1; a GroupNorm of 32 groups behind each. Give
-# check the function, or a class in its place.
+# channels: 1 x 1 convolutions, then the 3 x 3 with stride 2 and padding 1, all with bias; a GroupNorm of 32 groups
+# behind each. Give check the function, or a class in its place.
 
 
 # %%

@@ -40,9 +40,9 @@ display(figures.pipeline_map(["multi_scale"]))
 # %% [markdown]
 # ## One batch, two sizes
 #
-# Two pieces of the portrait: 480 x 538 pixels, and 400 x 546. A batch is one tensor.
+# The portrait at two sizes (height x width): 480 x 538 pixels, and 400 x 546. A batch is one tensor.
 #
-# **Predict.** How large is it? Where does the smaller image sit?
+# **Predict.** How large is it? Where in it does each image sit?
 
 # %%
 with get_sample_data("grace_hopper.jpg") as file:
@@ -54,7 +54,7 @@ assert batch.images.shape == (2, 3, 480, 546)  # the larger height, the larger w
 assert batch.mask.shape == (2, 480, 546)
 
 # %% [markdown]
-# At the top left, always. Four lines do it:
+# 480 x 546: the larger height and the larger width. Images sit at the top left, always. By hand:
 
 # %%
 images_by_hand = torch.zeros(2, 3, 480, 546)
@@ -126,14 +126,15 @@ print("pixels of the last two columns:", columns[-2:].tolist())
 # %% [markdown]
 # ## Valid ratios
 #
-# What part of a map is image? Draw both images on all levels:
+# What part of a map is image? Draw both images on all levels, padding in grey. **Predict.** The second image fills
+# 400 / 480 = 0.8333 of the height. Is it 0.8333 on every level?
 
 # %%
 display(padding.draw(padding.PaddingState(sizes)))
 
 # %% [markdown]
-# Look along the second row. The image is 400 / 480 = 0.8333 of the height, but 15 rows cannot be cut at 12.5, so level 2
-# says 0.8667 and level 3 says 0.875. **Each level has its own ratio.** A point at the bottom of the image lies at
+# Look along the second row. 15 rows cannot be cut at 12.5, so level 2 says 13 / 15 = 0.8667, and level 3 says
+# 7 / 8 = 0.875. **Each level has its own ratio.** A point at the bottom of the image lies at
 # another fraction of each map, and `valid_ratios` says which. *(Page 04 divides by it, and multiplies.)*
 #
 # **Touch.** Drag the lower right corners of two other images. At which sizes do all levels agree?
@@ -142,7 +143,7 @@ display(padding.draw(padding.PaddingState(sizes)))
 sandboxes.padding_sandbox([(512, 320), (256, 640)])
 
 # %% [markdown]
-# At multiples of 64, as these are: then one number would do for all levels.
+# Whenever they are multiples of 64, as these are: then one number would do for all levels.
 #
 # ### Exercise: valid ratios
 #
@@ -220,13 +221,14 @@ print(f"divided by the valid part: {(alone - padded).abs().max():.4f} from the i
 print(f"divided by the map:        {(alone - ignoring).abs().max():.4f}")
 
 # %% [markdown]
-# Divided by the valid part, an image has the same codes in any batch.
+# Divided by the valid part, the image has its own codes back, as long as its cells are counted alike. Rounding can
+# add one: your first image has 34 columns on level 1 when it is alone, and 35 in this batch.
 #
 # ### Exercise: the sine encoding
 #
-# `sine_encoding(mask, channels)`, mask (B, h, w) -> (B, channels, h, w). Count valid cells with `cumsum`, take
-# off half a cell, divide by the last count (plus 1e-6), times 2 pi. Channels 2i and 2i + 1 of each half are the sine and cosine of
-# coordinate / 10000^(2i / half). First y, then x.
+# `sine_encoding(mask, channels)`, mask (B, h, w) -> (B, channels, h, w). Count valid cells with `cumsum`, take off
+# half a cell, divide by the last count (plus 1e-6), times 2 pi. Channels 2i and 2i + 1 of each half are the sine and
+# cosine of coordinate / 10000^(2i / half). First y, then x.
 
 
 # %%
@@ -256,8 +258,8 @@ check("03.sine_encoding", sine_encoding)
 # %% [markdown]
 # ## Which level am I? The level embedding
 #
-# Every level runs from 0 to 1. **Predict.** Do the middle cell of a map of 9 x 9 and the middle cell of one of 3 x 3 have the
-# same encoding?
+# Every level runs from 0 to 1. **Predict.** Do the middle cell of a map of 9 x 9 and the middle cell of one of 3 x 3
+# have the same encoding?
 
 # %%
 fine, coarse = (sine_position_encoding(torch.zeros(1, n, n, dtype=torch.bool), 256)[0] for n in (9, 3))
@@ -280,8 +282,8 @@ display(tables.similarity(unit @ unit.T, names, "cosine between trained level em
 #
 # ## One sequence
 #
-# Now flatten each level row by row, and put the levels one after the other. **Predict.** At which index does the first token
-# of level 2 stand?
+# Now flatten each level row by row, and put the levels one after the other. **Predict.** At which index does the
+# first token of level 2 stand?
 
 # %%
 with torch.no_grad():
@@ -296,7 +298,8 @@ print("level_start_index", tokens.level_start_index.tolist())
 display(figures.token_counts(tokens.level_sizes))
 
 # %% [markdown]
-# At 5190 = 60 * 69 + 30 * 35. The two little tensors are the only way back: they say where a map ends and how to fold it.
+# At 5190 = 60 * 69 + 30 * 35. The two little tensors are the only way back: they say where a map ends and how to fold
+# it.
 
 # %%
 level = 2
@@ -366,8 +369,8 @@ print(f"largest deviation: {(a.pred_boxes - b.pred_boxes).abs().max():.0e}")
 #
 # ## Does an image see its neighbour?
 #
-# Masked tokens give nothing: their values are set to zero before anyone looks. So an image should find the same objects
-# in any batch. **Predict**: exactly the same scores?
+# Masked tokens give nothing: their values are set to zero before anyone looks. So the same objects should be found in
+# any batch. **Predict**: with exactly the same scores?
 
 # %%
 with torch.no_grad():
@@ -377,15 +380,17 @@ print("batch of 2:", [f"{score:.3f}" for score in beside["scores"][:5]])
 print("sizes:", [tuple(scene.shape[1:]) for scene in scenes])
 
 # %% [markdown]
-# Nearly. The encoding is the same, and the values of padding are zero. But the backbone's convolutions and the
-# GroupNorms have no mask and read the padding's zeros. That is why AP at evaluation batch 1 and batch 2 differs a
-# little. mmdetection, the official code and Hugging Face have no mask there either.
+# Not exactly. The values of padding are zero, but the backbone's convolutions and the GroupNorms have no mask and
+# read the padding. And cells cannot be cut: alone, the first image has 20 rows on level 0; in this batch 21 count as
+# image, so its places shift a little. That is why AP at evaluation batch 1 and batch 2 differs. mmdetection, the
+# official code and Hugging Face have no mask there either.
 #
 # ## Take with you
 #
 # * Images sit at the top left; True in the mask is padding; the batch decides how many tokens there are.
 # * `valid_ratios` has a row for each level because cells cannot be cut.
-# * Position encoding says where, level embedding says at which scale; both go where a token asks, not into what it says.
+# * Position encoding says where, level embedding says at which scale; `pos` is the sum of both and travels beside the
+#   tokens.
 #
 # Questions answered here: 8 (level embedding, `level_start_index`), 32 (batch 1 and 2), 34 (memory swings).
 #

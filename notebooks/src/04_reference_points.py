@@ -105,19 +105,23 @@ assert len(torch.unique((ours * 1e4).round(), dim=0)) == 727  # all different
 display(coordinates.places_on_image(image, by_level(ours, tokens.level_sizes), title="every token's reference point"))
 
 # %% [markdown]
-# Never, but all live in one square from 0 to 1. The same fraction is the same place at every level: a token of level 3
-# can look into level 0 without knowing how many cells there are. That is the point of normalising.
+# Not here (9 x 9 and 3 x 3 cells would share their middle: page 03). But all live in one square from 0 to 1. The same
+# fraction is the same place at every level: a token of level 3 can look into level 0 without knowing how many cells
+# there are. That is the point of normalising.
 #
 # ## From a pixel to four cells
 #
-# A place lies between cells, so reading means mixing four of them. Here is the whole ladder for one pixel and level 2.
+# A place lies between the centres of cells, so reading means mixing four of them.
+#
+# **Predict.** Level 2 has 5 rows of 7 cells for these 160 x 212 pixels. Which four are read at pixel (x, y) = (190, 30),
+# and which of them counts most? Here is the whole ladder:
 
 # %%
 ladder = coordinates.LadderState(place=(190, 30), image_size=(160, 212), padded_size=(160, 212), level=2)
 display(coordinates.draw(ladder, image))
 
 # %% [markdown]
-# Each rung is one line:
+# Each rung is one line. (Nothing is padded, and `grid_sample`'s own rung waits for the next section.)
 
 # %%
 h, w = tokens.level_sizes[2]
@@ -169,7 +173,7 @@ check("04.four_corners", four_corners)
 # ## `align_corners`, half pixels: which is right?
 #
 # Take a ruler: a map whose cells hold the x of their own centres, in pixels. Whoever reads it at pixel 190 should get
-# 190.
+# 190. **Predict.** With `align_corners=True`, or with `False`?
 
 # %%
 ruler = ((torch.arange(w) + 0.5) / w * 212).expand(1, 1, h, w)  # (B, C, h, w)
@@ -246,7 +250,7 @@ print(f"largest y: {places[:, 1].max():.3f}")
 # ## Why divide, and then multiply?
 #
 # The operator knows no image, only padded maps. So the place becomes one of the map *looked into*: times that level's
-# ratio. Follow the token in the middle of the picture:
+# ratio. Follow the token in the middle of the picture. **Predict.** Are its four rows, one for each level, equal?
 
 # %%
 token = 10 * 27 + 13  # level 0, row 10, column 13
@@ -355,7 +359,8 @@ for name, distances in (("fresh", to_neighbour(fresh)), ("trained", to_neighbour
     print(f"{name:8} distance to the nearest neighbour: {distances.min():.3f} to {distances.max():.3f}")
 
 # %% [markdown]
-# They have shared the image out among them, nearly evenly. Does the nearest one find the object?
+# They have shared the image out among them, nearly evenly. In the figure an arrow leads from a query's point to the
+# middle of the box that it found. Is the finder always the nearest of the 50?
 
 # %%
 found = scores > 0.3
@@ -365,7 +370,7 @@ assert (ranks == 1).float().mean() > 0.5
 print("rank of the finder among 50, by distance:", ranks.tolist())
 
 # %% [markdown]
-# Mostly. A query is responsible for its neighbourhood, and corrects from there. *(Pages 08 and 09.)*
+# Mostly (rank 1). A query is responsible for its neighbourhood, and corrects from there. *(Pages 08 and 09.)*
 #
 # ## Do they change from layer to layer?
 
@@ -378,7 +383,7 @@ for name, run in (("tiny", trace), ("tiny_two_stage", refined)):
     print(f"{name:15} {tuple(steps[0].shape)} moved by up to {', '.join(moved)}")
 
 # %% [markdown]
-# Without refinement, never: all layers look from one place. With it, each looks from the *box* that the one before
+# Without refinement, never: all layers look from the same place. With it, each looks from the *box* that the one before
 # found, and the points become (cx, cy, w, h). *(Page 09.)*
 #
 # ## Why (B, S, L, 2) here and (B, Q, 2) there?
@@ -400,8 +405,9 @@ print(f"largest deviation: {(encoder_too - points[:1]).abs().max():.0e}")
 #
 # ### Exercise: decoder reference points, for boxes too
 #
-# `decoder_reference_points(reference_points, valid_ratios)`: (B, Q, 2) or (B, Q, 4) of the image, and (B, L, 2).
-# Returns (B, Q, L, 2) or (B, Q, L, 4).
+# `decoder_reference_points(reference_points, valid_ratios)`: (B, Q, 2) as (x, y) or (B, Q, 4) as (cx, cy, w, h) of the
+# image, and (B, L, 2) as (w, h). Returns (B, Q, L, 2) or (B, Q, L, 4), of each level's map. A box's sides scale as its
+# centre does.
 
 
 # %%

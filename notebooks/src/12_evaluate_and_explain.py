@@ -72,8 +72,8 @@ print(format_metrics(evaluation.metrics))
 #   **AP75**: at one threshold. 50 asks whether it was found, 75 for a good box.
 # * **APs**, **APm**, **APl**: of small objects (below 32 x 32 pixels by the mask's area), medium and large ones (above
 #   96 x 96), in pixels of the file, not of the resized image.
-# * **AR1**, **AR10**, **AR100**: average recall, what share is found with so many detections an image; false alarms cost
-#   nothing. **ARs**, **ARm**, **ARl**: the last one by size.
+# * **AR1**, **AR10**, **AR100**: recall with so many detections an image; false alarms cost nothing. **ARs**, **ARm**,
+#   **ARl**: the last by size.
 #
 # **Predict.** AP is the mean of ten numbers. How do they run from 0.50 to 0.95?
 
@@ -89,7 +89,7 @@ assert abs(sum(by_iou) / 10 - evaluation.metrics["AP"]) < 1e-9
 #
 # ## AP by hand
 #
-# One picture, four objects A to D, five detections. Small enough to do on paper:
+# One picture, four objects A to D, five detections:
 
 # %%
 things = [Thing([10, 10, 40, 40]), Thing([60, 10, 30, 30]), Thing([10, 60, 30, 30]), Thing([60, 60, 30, 30])]
@@ -105,8 +105,7 @@ iou = box_iou(boxes, truth)  # (D, 4) and (G, 4) -> (D, G)
 
 # %% [markdown]
 # **First, who takes whom** at IoU 0.5. By falling score, each detection takes the free object that it overlaps most.
-#
-# **Predict.** Detection 2 has the better box on A, but detection 1 the better score. Who is right?
+# **Predict**: on A, detection 2 has the better box, detection 1 the better score. Who gets it?
 
 # %%
 taken, free = [], [True] * 4
@@ -119,10 +118,9 @@ names = [f"{n}: score {box.score}" for n, box in enumerate(found, start=1)]
 display(figures_of_ap.matching(iou.numpy(), taken, names, ["A", "B", "C", "D"]))
 
 # %% [markdown]
-# Detection 1. Its rival is a duplicate, a false alarm like number 4. DETR has no non-maximum suppression: duplicates are
-# the network's own business, and AP charges for them.
+# Detection 1. Its rival is a duplicate, a false alarm like number 4. DETR suppresses none, and AP charges for them.
 #
-# **Then count.** After each detection: what share was right so far, and what share of the four is found?
+# **Then count.** After each detection: what share was right so far, what share of the four is found?
 
 # %%
 is_true = torch.tensor([g >= 0 for g in taken])
@@ -156,8 +154,7 @@ def envelope(precision):
 check("12.envelope", envelope)
 
 # %% [markdown]
-# **Last, read the envelope** at recall 0, 0.01, ... 1, and take the mean. Object D is never found, so the last quarter
-# reads 0.
+# **Last, read the envelope** at recall 0, 0.01, ... 1, and take the mean. D is never found: the last quarter reads 0.
 
 # %%
 places = torch.linspace(0, 1, 101, dtype=torch.float64)
@@ -258,8 +255,7 @@ for name, objects in (("with the crowd", [one, crowd]), ("without", [one])):
     print(f"{name}: AP50 {judge(objects, [*inside, right]).metrics['AP50']:.2f}")
 
 # %% [markdown]
-# Nothing. Whatever lies half or more inside a crowd counts neither for nor against, and any number may. Training leaves
-# crowds out altogether.
+# Nothing. What lies half or more inside a crowd counts neither for nor against. Training leaves crowds out.
 #
 # ## By category and size
 #
@@ -271,8 +267,8 @@ ranked = sorted(evaluation.per_category, key=lambda group: -group.ap)
 display(figures_of_scores.score_bars([*ranked, *evaluation.per_size]))
 
 # %% [markdown]
-# Birds, whose outline is never the same twice. And small objects are the hardest by far. That large ones fall behind
-# medium ones says little: there are eight of them. Look at the counts before you believe a bar.
+# Birds. And small objects are the hardest by far. That large ones fall behind medium ones says little: there are eight.
+# Look at the counts before you believe a bar.
 
 # %%
 display(figures_of_scores.precision_recall_curves(curves))
@@ -349,7 +345,7 @@ print(f"with 60 queries: {after.why.reason}, IoU {after.why.iou:.2f}, cup {after
 assert names[after.why.best_label] == "cup"
 
 # %% [markdown]
-# Found and named, still without conviction. Is that how the others get lost?
+# Found and named, without conviction. Is that how most get lost?
 
 # %%
 everybody = Counter(one.why.reason for one in open_cases(model, dataset, silent))
@@ -358,8 +354,8 @@ for reason, count in everybody.most_common():
 assert everybody["score too low"] > sum(everybody.values()) / 2
 
 # %% [markdown]
-# More than half of them have a query with the right box and the right class that does not dare. That is why AP wants the
-# low scores, and what longer training is for: this network had an hour.
+# More than half of them have a query with the right box and class that does not dare. Longer training gives courage: this
+# network had an hour.
 #
 # ## Where did the bus's query look?
 #
@@ -377,8 +373,8 @@ print(f"weight on the bus's left end: {points.weight[end].sum() / points.weight.
 assert points.weight[end].sum() < 0.05 * points.weight.sum()
 
 # %% [markdown]
-# On windows, roof and wheel, not on the sign. And inside the box that it was given, for with a box as reference, offsets
-# are counted in box sides. Its proposal had cut off the bus's left end, so it looked at a short vehicle, and said car.
+# On windows, roof and wheel, not on the sign. And inside the box that it was given: offsets are counted in box sides. Its
+# proposal had cut off the left end, so it looked at a short vehicle, and said car.
 #
 # ## Batch 1, batch 2
 #
@@ -398,8 +394,8 @@ same_size = evaluate(model, dataset, batch_size=4, progress=False).metrics["AP"]
 print(f"AP: batch 1 {evaluation.metrics['AP']:.4f}, padded pairs {padded:.4f}, same-size batches of 4 {same_size:.4f}")
 
 # %% [markdown]
-# Padding moves AP. So `evaluate` lets only images of one size share a batch, and `--batch-size` changes nothing but the
-# time. With other code, say the batch size beside the AP, or evaluate one by one.
+# Padding moves AP. So `evaluate` lets only images of one size share a batch. With other code, say the batch size beside the
+# AP, or evaluate one by one.
 #
 # ## The paper's numbers
 #

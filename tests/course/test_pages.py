@@ -14,6 +14,8 @@ from ddetr.course.exercises import exercise_names
 
 pages = pytest.importorskip("ddetr.course.pages", reason="needs the course extra: pip install -e '.[course]'")
 NOTEBOOKS = pages.SOURCES.parent
+TRAINING = {"11_train_coco_subset"}
+"""Pages with budgets of minutes, and a fast mode of a few steps for tests: they learn nothing then."""
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -54,13 +56,18 @@ def test_the_series_stays_light_enough_to_clone():
     assert sum(notebook.stat().st_size for notebook in NOTEBOOKS.glob("*.ipynb")) < 12e6
 
 
-def test_a_fresh_run_gives_the_same_text(name, committed, tmp_path):
+def test_a_fresh_run_gives_the_same_text(name, committed, tmp_path, monkeypatch):
+    monkeypatch.delenv("DDETR_COCO", raising=False)
+    if name in TRAINING:
+        monkeypatch.setenv("DDETR_FAST", "1")
     fresh = pages.execute(pages.read_page(name), tmp_path)
     for ours, theirs in zip(output_texts(fresh), output_texts(committed), strict=True):
+        if name in TRAINING:  # other numbers, of other widths, in the same text
+            ours, theirs = (re.sub(r"budgets \w+", "budgets", " ".join(text.split())) for text in (ours, theirs))
         assert NUMBER.sub("#", ours) == NUMBER.sub("#", theirs)
-        # Another processor rounds otherwise.
-        numbers = [[float(n) for n in NUMBER.findall(text)] for text in (ours, theirs)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=0.05, abs=1e-3)
+        if name not in TRAINING:  # another processor rounds otherwise
+            numbers = [[float(n) for n in NUMBER.findall(text)] for text in (ours, theirs)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=0.05, abs=1e-3)
 
 
 def solution_cells():

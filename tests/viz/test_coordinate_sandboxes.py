@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from ddetr.viz.coordinate_sandboxes import ladder_sandbox, offsets_sandbox
-from ddetr.viz.coordinates import LadderState, climb
+from ddetr.viz.coordinates import LadderState, climb, draw
 from ddetr.viz.offsets import locate
+from ddetr.viz.sandbox import STILL
 
 SIZES = [(20, 27), (10, 14), (5, 7), (3, 4)]
 IMAGE = torch.rand(3, 160, 212, generator=torch.Generator().manual_seed(0))
@@ -34,6 +35,16 @@ def test_each_switch_is_its_own(switch):
     x, y = climb(wrong).reads_at
     assert f"the value of pixel ({x:.1f}, {y:.1f})" in sandbox.figure.alt
     assert " 0.0 pixels off" not in sandbox.figure.alt
+
+
+def test_a_still_shows_the_picture_that_the_handles_would():
+    sandbox = ladder_sandbox(IMAGE, START)
+    data, _ = sandbox._repr_mimebundle_()
+    with_picture, without = draw(START, IMAGE), draw(START)
+    for figure in (with_picture, without):
+        figure.supxlabel(STILL, fontsize=7.5)
+    assert data["image/png"] == with_picture._repr_mimebundle_()[0]["image/png"]
+    assert data["image/png"] != without._repr_mimebundle_()[0]["image/png"]
 
 
 def test_a_state_of_another_image_is_refused():

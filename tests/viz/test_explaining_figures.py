@@ -1,12 +1,17 @@
 """Figures of pages 12 and 13: they follow their data."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 from ddetr.course.clinic import Look
 from ddetr.data import ToyScene
 from ddetr.viz import average_precision, misses, patients
+from ddetr.viz.scenes import ROLES
 
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 6, "name": "b$s"}]
 
@@ -91,3 +96,19 @@ def test_looks_at_other_scenes_are_not_drawn_together():
     one = look()
     with pytest.raises(ValueError, match="the same scenes"):
         patients.draw({"a": one, "b": Look([], [], CATEGORIES)})
+
+
+def test_a_compact_picture_keeps_the_colours_that_mean_something():
+    grain = np.random.default_rng(0).integers(60, 140, (80, 100, 3), dtype=np.uint8)
+    seen = look(([30.0, 5.0, 45.0, 25.0], 0, 0.9))
+    seen.scenes[0] = seen.scenes[0]._replace(image=grain)
+    figure = patients.draw({"p": seen})
+    small = figure._repr_png_()
+    figure.compact = False
+    large = figure._repr_png_()
+    assert len(small) < len(large) / 2
+    before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int) for png in (large, small))
+    for colour, _, _ in ROLES.values():
+        drawn = (before == [round(255 * value) for value in to_rgb(colour)]).all(-1)
+        assert drawn.any()
+        assert abs(after[drawn] - before[drawn]).max() < 12

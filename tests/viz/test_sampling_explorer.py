@@ -1,3 +1,4 @@
+import base64
 import json
 import re
 
@@ -156,6 +157,7 @@ def test_where_there_are_no_widgets_a_picture_and_a_sentence_are_shown(explorer)
     data, metadata = explorer._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"].startswith("SamplingExplorer: token ")
     assert metadata["image/png"]["alt"] == explorer.figure().alt
 
 
@@ -184,6 +186,9 @@ def test_a_layer_that_does_not_exist_is_answered_with_a_sentence(explorer):
 def test_nothing_heavy_is_part_of_the_saved_state(explorer):
     """A notebook that is saved with its widgets keeps the choices and the module, not the layers."""
     assert len(json.dumps(explorer.get_state(), default=str)) < 80_000
+    explorer._repr_mimebundle_()
+    assert base64.b64decode(explorer._still).startswith(b"\xff\xd8")  # a JPEG, for the notebook that is opened later
+    assert len(json.dumps(explorer.get_state(), default=str)) < 160_000
 
 
 def test_the_page_needs_nothing(explorer, tmp_path):

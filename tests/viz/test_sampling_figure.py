@@ -98,6 +98,19 @@ def test_the_figure_in_words():
     assert "level 0 (4 x 6)" in " ".join(texts(figure))
 
 
+def test_a_smaller_picture_keeps_its_shape():
+    def shape(inches):
+        width, height = sampling_points(foreign(), "decoder", 0, 2, inches=inches).get_size_inches()
+        return width - 3.1, height - 0.9  # without the room for legend and labels
+
+    np.testing.assert_allclose(shape(2.5), np.array(shape(5.0)) / 2, rtol=1e-5)
+
+
+def test_a_point_that_does_not_exist():
+    with pytest.raises(ValueError, match="point must be 0 to 2, there being 3 points; got 3"):
+        sampling_points(foreign(), "decoder", 0, 1, point=(0, 0, 3))
+
+
 def test_names_are_text():
     name = "<img src=x onerror=alert(1)> $\\frac{1}{$ \n_"
     view = foreign(boxes=np.zeros((1, 5, 4)), scores=np.ones((1, 5)), labels=np.zeros((1, 5)), names=[name])

@@ -87,6 +87,12 @@ def test_a_large_picture_is_shown_smaller_and_says_so():
     assert image_type(picture) == "image/png"
 
 
+def test_a_layer_of_many_bytes_says_so(monkeypatch):
+    monkeypatch.setattr("ddetr.viz.sampling_pack.layer_bytes", lambda *_: 192_000_000)
+    scene, _ = pack_scene(foreign())
+    assert scene["notes"] == ["A layer takes 192 MB on its way here: a smaller image answers faster."]
+
+
 @pytest.mark.parametrize("field", ["locations", "weights", "reference_points"])
 def test_numbers_that_are_not_finite(field):
     view = foreign()

@@ -107,6 +107,11 @@ def test_roles_differ_in_line_and_each_has_an_entry_in_the_legend(toy):
     assert figure._repr_png_().startswith(b"\x89PNG")
 
 
+def test_an_empty_place_of_the_grid_stays_empty(toy):
+    figure = draw_scenes(image_scenes(toy, breakdown_of(toy, 200), [200, 200]), columns=3)
+    assert [axes.axison for axes in figure.axes] == [True, True, False]
+
+
 def test_a_figure_of_nothing():
     shown = {text.get_text() for text in draw_scenes([]).findobj(Text)}
     assert "nothing to show" in shown

@@ -56,11 +56,13 @@ class _AnyNeck(nn.Module):
         kernel: tuple[int, int, int] = (3, 2, 1),
         fuse: bool = False,
         relu: bool = False,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         size, stride, padding = kernel
         source = channels[-1] if fourth == "c5" else width
-        convs = [nn.Conv2d(c, width, 1) for c in channels] + [nn.Conv2d(source, width, size, stride, padding)]
+        convs = [nn.Conv2d(c, width, 1, bias=bias) for c in channels]
+        convs.append(nn.Conv2d(source, width, size, stride, padding, bias=bias))
         self.levels = nn.ModuleList(
             nn.Sequential(conv, nn.GroupNorm(groups, width) if groups else nn.Identity()) for conv in convs
         )
@@ -89,7 +91,7 @@ def _package_neck(channels: Channels, width: int) -> nn.Module:
 NECK = Exercise(
     "02.neck",
     "Write neck_of(in_channels, width): a module that takes the list C3, C4, C5 and returns four maps of `width` "
-    "channels.",
+    "channels, from convolutions with bias and a GroupNorm of 32 groups behind each.",
     _neck_cases,
     _package_neck,
     (
@@ -124,6 +126,10 @@ NECK = Exercise(
         Mistake(
             _neck_with(groups=64),
             "Your GroupNorm has another number of groups. It is 32, whatever the width.",
+        ),
+        Mistake(
+            _neck_with(bias=False),
+            "Your convolutions have no bias. A GroupNorm does not take it away, so here each of them has one.",
         ),
     ),
     "The three projections together have fewer parameters than the fourth convolution alone: 3 x 3 x 2048 x 256.",

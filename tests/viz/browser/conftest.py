@@ -62,15 +62,14 @@ def open_page(chromium):
     """Open an exported page from its file, with the network off; at the end nothing may have gone wrong on it."""
     contexts, watches = [], []
 
-    def open_page(path, *, scheme="light", width=1120, height=860, **options):
-        context = chromium.new_context(
-            offline=True, color_scheme=scheme, viewport={"width": width, "height": height}, **options
-        )
+    def open_page(path, *, scheme="light", width=1120, height=860, ready=".ddetr-explorer[data-drawn]"):
+        viewport = {"width": width, "height": height}
+        context = chromium.new_context(offline=True, color_scheme=scheme, viewport=viewport)
         page = context.new_page()
         watches.append(Watch(page))
         contexts.append(context)
         page.goto(path.as_uri())
-        page.wait_for_selector(".ddetr-explorer[data-drawn]")
+        page.wait_for_selector(ready)
         return page
 
     yield open_page

@@ -334,3 +334,17 @@ def test_layers_that_are_not_in_the_page(open_page, explorer, tmp_path):
     driver.press("[")
     driver.settle()
     assert driver.root.get_by_role("status").count() == 0 or driver.root.get_by_role("status").inner_text() == ""
+
+
+def test_without_a_kernel_the_saved_picture_is_shown(open_page, explorer, page_file, tmp_path):
+    """What a notebook shows that is opened with its outputs and not run: the module, the state, and no answers."""
+    data, _ = explorer._repr_mimebundle_()
+    text = page_file.read_text()
+    mute = "const mute = { ...modelOf(data), send() {} }; const get = mute.get;"
+    mute += f'mute.get = (name) => ({{ _still: "{explorer._still}", _alt: "in words" }})[name] ?? get(name);'
+    text = text.replace("render({ model: modelOf(data),", mute + "render({ model: mute,")
+    (tmp_path / "a.html").write_text(text)
+    page = open_page(tmp_path / "a.html", ready=".ddetr-explorer .still")
+    still = page.get_by_role("img", name="in words")
+    assert still.evaluate("image => image.naturalWidth") > 500
+    assert page.locator(".ddetr-explorer canvas:visible").count() == 0

@@ -1,0 +1,223 @@
+"""Page 11: training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...models import build_model
+from ..bad_runs import RUNS
+from . import Case, Exercise, Mistake
+
+Names = Sequence[tuple[str, bool]]
+Groups = dict[str, list[str]]
+
+GROUP_NAMES = ("transformer", "backbone", "slow")
+
+
+def _named(preset: str, **overrides: Any) -> Names:
+    # One layer has a name of each kind; more would only be slower to make.
+    model = build_model(preset, encoder_layers=1, decoder_layers=1, **overrides)
+    return [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+
+
+def _parameter_cases() -> list[Case]:
+    return [
+        Case("the tiny one-stage model", (_named("tiny"),)),
+        Case("a ResNet-50 whose stem and first stage are frozen", (_named("r50"),)),
+        Case("two-stage, no learned reference points", (_named("tiny_two_stage"),)),
+        Case(
+            "a model of your own with a second backbone word",
+            ([("backbone.conv.weight", True), ("neck.from_backbone.weight", True), ("backbone.bn.bias", False)],),
+        ),
+    ]
+
+
+def _group_of(name: str) -> str:
+    if name.startswith("backbone."):
+        return "backbone"
+    return "slow" if "sampling_offsets" in name or "reference_points" in name else "transformer"
+
+
+def _grouping(group_of: Callable[[str], str], frozen_too: bool = False) -> Callable[[Names], Groups]:
+    def answer(parameters: Names) -> Groups:
+        groups: Groups = {name: [] for name in GROUP_NAMES}
+        for name, trainable in parameters:
+            if trainable or frozen_too:
+                groups[group_of(name)].append(name)
+        return groups
+
+    return answer
+
+
+def _run_grouping(answer: Callable[[Names], Groups], parameters: Names) -> object:
+    """Each parameter with its groups, in the parameters' order, so that the first mistake is named."""
+    groups = answer(parameters)
+    if not isinstance(groups, dict) or not all(isinstance(names, list | tuple | set) for names in groups.values()):
+        return groups
+    unknown = [name for name in groups if name not in GROUP_NAMES]
+    if unknown:
+        return unknown
+    found = {name: [group for group in GROUP_NAMES if name in groups.get(group, ())] for name, _ in parameters}
+    return [f"{name}: {' and '.join(groups) or 'no group'}" for name, groups in found.items()]
+
+
+PARAMETER_GROUPS = Exercise(
+    "11.parameter_groups",
+    'Write parameter_groups(parameters): a list of (name, trainable) -> {"transformer": [names], "backbone": [names], '
+    '"slow": [names]}; slow is what places the samples, frozen parameters are in no group.',
+    _parameter_cases,
+    _grouping(_group_of),
+    (
+        Mistake(
+            _grouping(_group_of, frozen_too=True),
+            "Frozen parameters are in your groups. An optimiser would still decay their weights: leave them out.",
+        ),
+        Mistake(
+            _grouping(lambda name: "backbone" if name.startswith("backbone.") else "transformer"),
+            "Your slow group is empty: sampling_offsets and reference_points take a tenth of the rate.",
+        ),
+        Mistake(
+            _grouping(lambda name: "transformer" if "reference_points" in name else _group_of(name)),
+            "You forgot reference_points: where a query starts to look is a place too, and moves as slowly.",
+        ),
+        Mistake(
+            _grouping(lambda name: "transformer" if name.endswith(".bias") and "sampling" in name else _group_of(name)),
+            "You left out the biases of sampling_offsets. They are the star itself: they above all should move slowly.",
+        ),
+        Mistake(
+            _grouping(lambda name: "slow" if "attention_weights" in name else _group_of(name)),
+            "attention_weights is in your slow group. It says how hard a sample counts, not where it lies: full rate.",
+        ),
+        Mistake(
+            _grouping(lambda name: "backbone" if "backbone" in name else _group_of(name)),
+            "You look for the word anywhere. Only what begins with backbone. belongs to it: the neck is new, and takes "
+            "the full rate.",
+        ),
+        Mistake(
+            _grouping(lambda name: "backbone" if name.startswith("neck.") else _group_of(name)),
+            "The neck is not in the backbone's group: nothing of it comes from ImageNet, so it takes the full rate.",
+        ),
+    ),
+    "The three groups are all that AdamW needs to know. Their rates rise and fall together: each is the full rate of "
+    "the moment, times the group's own factor.",
+    _run_grouping,
+)
+
+
+def _rate_cases() -> list[Case]:
+    steps = {
+        "the very first step": (0, 200, 20), "in the warm-up": (7, 200, 20), "the last step of the warm-up":
+        (19, 200, 20), "the first at full stretch": (20, 200, 20), "half-way": (100, 200, 20),
+        "near the end": (190, 200, 20), "without a warm-up": (0, 50, 0), "a third of a run without a warm-up":
+        (20, 60, 0), "a long warm-up": (60, 120, 100),
+    }  # fmt: skip
+    return [Case(f"{label}: step {args[0]} of {args[1]}, warm-up {args[2]}", args) for label, args in steps.items()]
+
+
+def _cosine(progress: float) -> float:
+    return (1 + math.cos(math.pi * progress)) / 2
+
+
+def _rate_share(step: int, steps: int, warmup: int) -> float:
+    rise = (step + 1) / warmup if step < warmup else 1.0
+    return rise * _cosine(step / steps)
+
+
+RATE_SHARE = Exercise(
+    "11.rate_share",
+    "Write rate_share(step, steps, warmup): what part of the full learning rate step number `step` (from 0) of `steps` "
+    "takes: half a cosine from 1 to 0 over the whole run, times (step + 1) / warmup in the first `warmup` steps.",
+    _rate_cases,
+    _rate_share,
+    (
+        Mistake(
+            lambda step, steps, warmup: (step / warmup if step < warmup else 1.0) * _cosine(step / steps),
+            "Your first step has a rate of 0, so it does nothing. Count it: (step + 1) / warmup.",
+        ),
+        Mistake(
+            lambda step, steps, warmup: (
+                (step + 1) / warmup if step < warmup else _cosine((step - warmup) / (steps - warmup))
+            ),
+            "Your cosine starts when the warm-up ends. Here it runs over the whole run, and the warm-up multiplies it.",
+        ),
+        Mistake(
+            lambda step, steps, warmup: (step + 1) / warmup if step < warmup else _cosine(step / steps),
+            "In the warm-up you only rise. Multiply by the cosine there too, or the rate jumps where the warm-up ends.",
+        ),
+        Mistake(
+            lambda step, steps, warmup: _cosine(step / steps),
+            "You have no warm-up: the first steps are small ones, while AdamW does not yet know the gradients' sizes.",
+        ),
+        Mistake(
+            lambda step, steps, warmup: _rise(step, warmup) * (1 + math.cos(2 * math.pi * step / steps)) / 2,
+            "You take a whole cosine: it comes back up. Half of one, pi and not 2 pi, ends at 0.",
+        ),
+        Mistake(
+            lambda step, steps, warmup: _rise(step, warmup) * math.cos(math.pi * step / steps),
+            "Your rate becomes negative: a cosine runs from 1 to -1. Add 1, and halve.",
+        ),
+        Mistake(
+            lambda step, steps, warmup: _rise(step, warmup) * (1 - step / steps),
+            "You fall along a straight line. Half a cosine stays high at first, and lands softly.",
+        ),
+    ),
+    "Warm-up matters for AdamW because it divides by a running size of the gradient, which after one step it has seen "
+    "once. The paper has none: its rate is lower, and its batch larger.",
+)
+
+
+def _rise(step: int, warmup: int) -> float:
+    return (step + 1) / warmup if step < warmup else 1.0
+
+
+_DIAGNOSES = {name: run.diagnosis for name, run in RUNS.items()}
+
+
+def _swapped(one: str, other: str) -> Callable[[str], str]:
+    swap = {one: other, other: one}
+    return lambda run: swap.get(_DIAGNOSES[run], _DIAGNOSES[run])
+
+
+def _called(diagnosis: str, instead: str) -> Callable[[str], str]:
+    return lambda run: instead if _DIAGNOSES[run] == diagnosis else _DIAGNOSES[run]
+
+
+SPOT_THE_BAD_RUN = Exercise(
+    "11.spot_the_bad_run",
+    "Write spot_the_bad_run(run): for each of the runs "
+    + ", ".join(f'"{name}"' for name in RUNS)
+    + " one of "
+    + ", ".join(f'"{diagnosis}"' for diagnosis in sorted(_DIAGNOSES.values()))
+    + "; each comes once.",
+    lambda: [Case(f"run {name}", (name,)) for name in RUNS],
+    _DIAGNOSES.__getitem__,
+    (
+        Mistake(
+            _swapped("healthy", "overfitting"),
+            "You took the lowest loss for the best run. Loss is on the training images; look at AP on the others.",
+        ),
+        Mistake(
+            _called("overfitting", "healthy"),
+            "One run knows its training images by heart, and the others not at all: low loss, low AP.",
+        ),
+        Mistake(
+            _swapped("diverging", "rate too high"),
+            "Two runs have far too much rate. The one never learnt anything; the other did, and then lost it again.",
+        ),
+        Mistake(
+            _swapped("rate too high", "rate too low"),
+            "Both learn nothing, in opposite ways: one loss stays where the weights began, the other was thrown off in "
+            "the first steps. The learning rate is drawn below.",
+        ),
+        Mistake(
+            _swapped("diverging", "rate too low"),
+            "You look for a loss that goes up. It first has to come down: which AP rises, and then falls?",
+        ),
+    ),
+    "No single curve told you: the loss cannot see overfitting, AP cannot tell a rate too high from one too low. The "
+    "rate alone says nothing at all: what is too high depends on model, batch and warm-up.",
+)
+
+EXERCISES = (PARAMETER_GROUPS, RATE_SHARE, SPOT_THE_BAD_RUN)
