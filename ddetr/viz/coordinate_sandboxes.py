@@ -60,6 +60,7 @@ def offsets_sandbox(
         corners = [(cx - width / 2) * w, (cy - height / 2) * h, (cx + width / 2) * w, (cy + height / 2) * h]
         handles = Handles((w, h), boxes=[corners], labels=["reference box"], **traits)
     handles.title = "The image: drag the reference"
+    drawn = handles.boxes  # they end at the image's border; a box that goes beyond is itself until it is moved
     heads = Dropdown(options=[("all", None), *((str(n), n) for n in range(offsets.HEADS))], description="head")
     controls = {
         "place": (handles, "points" if box is None else "boxes"),
@@ -72,7 +73,9 @@ def offsets_sandbox(
     def state(place: list[list[float]], **chosen: bool | int | float | None) -> offsets.OffsetsState:
         a, b, *corner = place[0]
         reference = (a / w, b / h)
-        if corner:
+        if corner and place == drawn:
+            reference = tuple(box)
+        elif corner:
             c, d = corner
             reference = ((a + c) / 2 / w, (b + d) / 2 / h, (c - a) / w, (d - b) / h)
         return offsets.OffsetsState(reference, tuple(level_sizes), **chosen)

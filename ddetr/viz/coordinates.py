@@ -112,7 +112,7 @@ def draw(state: LadderState, picture: Tensor | None = None) -> Figure:
     if picture is not None and tuple(picture.shape[1:]) != tuple(state.image_size):
         raise ValueError(f"the picture is {tuple(picture.shape[1:])}, the state's image_size {tuple(state.image_size)}")
     ladder = climb(state)
-    figure = Figure(figsize=(11, 2.9), layout="constrained")
+    figure = Figure(figsize=(11, 2.9), layout="compressed")
     image, rungs, level, corners = figure.subplots(1, 4, width_ratios=(1, 1.25, 1, 1))
     miss = math.dist(ladder.reads_at, state.place)
     _draw_image(image, state, ladder, picture, miss)

@@ -33,7 +33,7 @@ export function movedPoint([x, y], dx, dy, [width, height]) {
 
 function render({ model, el }) {
   const [width, height] = model.get("extent");
-  const unit = width / 500; // what looks like a pixel at the widget's usual width
+  const unit = width / model.get("max_width"); // a pixel of the window, where there is room for the whole widget
   const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": model.get("title") });
   svg.style.cssText =
     `display: block; width: 100%; max-width: ${model.get("max_width")}px; touch-action: none; user-select: none; ` +
@@ -90,7 +90,7 @@ function render({ model, el }) {
   }
   svg.addEventListener("pointermove", (event) => {
     if (!drag) return;
-    const scale = width / svg.getBoundingClientRect().width;
+    const scale = 1 / svg.getScreenCTM().a; // the border is no part of the picture
     move(drag.handle, (event.clientX - drag.x) * scale, (event.clientY - drag.y) * scale, drag.from);
   });
   const drop = () => {
@@ -125,6 +125,13 @@ function render({ model, el }) {
     text.textContent = style.label; // a name out of a data set is text
     return text;
   }
+  // Towards the side where there is room; `left` and `right` are where it would begin and end.
+  function putCaption(text, left, right, y) {
+    const begins = left + text.getComputedTextLength() <= width || left < width - right;
+    text.setAttribute("text-anchor", begins ? "start" : "end");
+    text.setAttribute("x", begins ? left : right);
+    text.setAttribute("y", y);
+  }
   function buildBox(index, style, anchored) {
     const rectangle = element("rect", {
       fill: style.colour, "fill-opacity": style.fixed ? 0 : 0.08, stroke: style.colour, "stroke-width": 2 * unit,
@@ -135,8 +142,9 @@ function render({ model, el }) {
       const [x1, y1, x2, y2] = model.get("boxes")[index];
       for (const [key, value] of Object.entries({ x: x1, y: y1, width: x2 - x1, height: y2 - y1 }))
         rectangle.setAttribute(key, value);
-      text.setAttribute("x", x1 + 3 * unit);
-      text.setAttribute("y", y1 > 14 * unit ? y1 - 4 * unit : y1 + 14 * unit);
+      // Anchored boxes share their upper left corner, so their names stand at the other one.
+      if (anchored) putCaption(text, x2 + 9 * unit, x2 - 9 * unit, Math.max(y2 - 9 * unit, 14 * unit));
+      else putCaption(text, x1 + 3 * unit, x2 - 3 * unit, y1 > 14 * unit ? y1 - 4 * unit : y1 + 14 * unit);
     });
     if (style.fixed) return;
     if (!anchored) makeMovable(rectangle, { kind: "boxes", index, part: "whole" }, style.label);
@@ -161,8 +169,7 @@ function render({ model, el }) {
       const [x, y] = model.get("points")[index];
       knob.setAttribute("cx", x);
       knob.setAttribute("cy", y);
-      text.setAttribute("x", x + 8 * unit);
-      text.setAttribute("y", y - 6 * unit);
+      putCaption(text, x + 8 * unit, x - 8 * unit, Math.max(y - 6 * unit, 12 * unit));
     });
   }
   const place = () => {
@@ -178,7 +185,11 @@ function render({ model, el }) {
   model.on("change:boxes change:points", update);
   model.on("change:labels change:colours change:locked", build);
   build();
+  // Names have a length only once they are shown.
+  const shown = new ResizeObserver(place);
+  shown.observe(svg);
   return () => {
+    shown.disconnect();
     model.off("change:boxes change:points", update);
     model.off("change:labels change:colours change:locked", build);
     clearTimeout(timer);

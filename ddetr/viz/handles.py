@@ -15,7 +15,7 @@ FRONT_END = Path(__file__).with_suffix(".js")
 class Handles(anywidget.AnyWidget):
     """Boxes and points over a picture, to be dragged, or moved with Tab, the arrow keys, and Shift for larger steps.
 
-    Traits, all two-way:
+    Traits. What is shown follows boxes, points, labels, colours and locked; the others are read once, when it is shown:
         boxes: (x1, y1, x2, y2) each. What is outside `extent` is clipped to it.
         points: (x, y) each.
         labels, colours: one for each box, then for each point; shown as text, whatever they hold.

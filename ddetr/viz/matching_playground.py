@@ -38,9 +38,13 @@ def matching_playground(start: MatchingState) -> Sandbox:
         for name, weight in zip(("class", "L1", "GIoU"), start.weights, strict=True)
     }
 
+    drawn = handles.boxes
+
     def state(boxes: list[list[float]], **weights: float) -> MatchingState:
         moved = box_convert(_tensor(boxes) / scale, "xyxy", "cxcywh").tolist()
-        return start._replace(boxes=moved, weights=tuple(weights.values()))
+        # The handles end at the picture's border. A prediction that goes beyond is itself until it is moved.
+        kept = [start.boxes[n] if box == drawn[n] else moved[n] for n, box in enumerate(boxes)]
+        return start._replace(boxes=kept, weights=tuple(weights.values()))
 
     return Sandbox(draw, state, {"boxes": (handles, "boxes"), **sliders})
 

@@ -16,6 +16,8 @@ STILL = "A still picture: run this cell in JupyterLab, Notebook 7 or VS Code to 
 _PAUSE = 0.03
 """Seconds without a change after which it is drawn: a hand that drags sends more changes than can be drawn."""
 
+_ROW = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 16px"}
+
 
 class Sandbox(ipywidgets.VBox):
     """Controls over a pure function `draw(state) -> Figure`.
@@ -47,7 +49,7 @@ class Sandbox(ipywidgets.VBox):
         self._refusal = ipywidgets.Label()
         self._timer: asyncio.TimerHandle | None = None
         widgets = list(dict.fromkeys(widget for widget, _ in self.controls.values()))
-        panel = ipywidgets.Box(widgets, layout={"flex_flow": "row wrap", "align_items": "center"})
+        panel = ipywidgets.Box(widgets, layout=_ROW)
         super().__init__([panel, self._refusal, self._picture])
         self.redraw()
         if self._refusal.value:

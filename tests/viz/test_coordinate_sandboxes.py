@@ -75,3 +75,10 @@ def test_the_star_ends_on_the_border_of_a_dragged_box():
     torch.testing.assert_close(locate(sandbox.state)[0, 0, -1], torch.tensor([0.5, 0.625]))
     assert "swapped" not in sandbox.controls
     assert "around a box" in sandbox.figure.alt
+
+
+def test_a_box_beyond_the_border_is_itself_until_it_is_dragged():
+    sandbox = offsets_sandbox(IMAGE, SIZES, box=(0.1, 0.5, 0.5, 0.25))
+    assert sandbox.state.reference == (0.1, 0.5, 0.5, 0.25)
+    control(sandbox, "place").boxes = [[0, 40, 106, 160]]
+    assert sandbox.state.reference == pytest.approx((0.25, 0.625, 0.5, 0.75))

@@ -118,3 +118,13 @@ def test_queries_that_found_something_lead_to_their_boxes():
     assert nothing.get_offsets().tolist() == [pytest.approx([4, 4])]
     assert something.get_offsets().tolist() == [pytest.approx([20, 10])]
     assert "2 reference points over the image; 1 of them" in figure.alt
+
+
+@pytest.mark.parametrize("padded", [(237, 237), (237, 212), (160, 212), (160, 400)])
+def test_titles_and_axes_lie_on_the_figure(padded):
+    figure = draw(LadderState((107.1, 50.9), (160, 212), padded, level=3, align_corners=True))
+    figure._repr_png_()
+    width, height = figure.bbox.size
+    for axes in figure.axes:
+        x1, y1, x2, y2 = axes.get_tightbbox().extents
+        assert (x1 >= 0, y1 >= 0, x2 <= width, y2 <= height) == (True,) * 4

@@ -114,3 +114,15 @@ def test_a_dragged_box_and_a_slider_move_the_assignment():
     assert playground.state.weights == (0.0, 5.0, 2.0)
     with pytest.raises(ValueError, match="needs a picture"):
         matching_playground(STATE)
+
+
+def test_a_prediction_beyond_the_border_is_itself_until_it_is_moved():
+    beyond = [(0.05, 0.5, 0.3, 0.2), *STATE.boxes[1:]]
+    start = STATE._replace(boxes=beyond, picture=np.zeros((100, 200, 3), np.uint8))
+    playground = matching_playground(start)
+    assert list(playground.state.boxes) == beyond
+    assert playground.figure.alt == draw(start).alt
+    handles, _ = playground.controls["boxes"]
+    handles.boxes = [[0, 30, 40, 60], *handles.boxes[1:]]
+    assert playground.state.boxes[0] == pytest.approx((0.1, 0.45, 0.2, 0.3))
+    assert list(playground.state.boxes[1:]) == beyond[1:]

@@ -1,5 +1,6 @@
 """A real browser. Without one these tests are skipped, and say how to get it."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,8 @@ SCREENSHOTS = Path(__file__).parents[3] / "build" / "screenshots"
 NOT_ERRORS = ("log", "debug", "info", "warning", "startGroup", "endGroup", "timeEnd")
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright is there its event loop counts as running, for all other tests too.
+@pytest.fixture(scope="module")
 def chromium():
     sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
     with sync_api.sync_playwright() as playwright:
@@ -20,6 +22,22 @@ def chromium():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def start_lab(chromium, tmp_path_factory):
+    """A JupyterLab of the module's own, with a notebook of these cells."""
+    pytest.importorskip("jupyterlab", reason='needs JupyterLab: pip install "ddetr[course]"')
+    import lab
+
+    with contextlib.ExitStack() as stack:
+
+        def start_lab(name, cells):
+            folder = tmp_path_factory.mktemp("lab")
+            lab.write_notebook(folder / name, cells)
+            return stack.enter_context(lab.started(folder))
+
+        yield start_lab
 
 
 class Watch:

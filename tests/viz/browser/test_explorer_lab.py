@@ -1,23 +1,14 @@
 """The explorer in a real JupyterLab: run a notebook, drive the widget, and read its traits back in the kernel."""
 
 import json
-import os
-import secrets
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
-import nbformat
 import pytest
 from conftest import Watch
 from driver import Driver, assert_same_points
-from nbformat.v4 import new_code_cell, new_notebook
+from lab import ask, assert_no_error_output, choose_theme, eventually, run_all
 from PIL import Image
 
 pytest.importorskip("anywidget")
-pytest.importorskip("jupyterlab")
 
 from ddetr import load_pretrained
 from ddetr.course.timelapse import SCENE_SEED
@@ -48,71 +39,8 @@ explorer.heaviest = 7"""
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """A JupyterLab of its own on a free port: its folder, address and token."""
-    folder = tmp_path_factory.mktemp("lab")
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    page = new_notebook(cells=[new_code_cell(cell) for cell in [*CELLS, ""]], metadata=kernel)
-    nbformat.write(page, folder / "page.ipynb")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    here = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", "..", ".."))
-    own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
-    path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
-    environment = {**os.environ, **own, "PYTHONPATH": here, "PATH": path}
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            [
-                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-                f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1",
-                "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-                f"--LabApp.workspaces_dir={folder / 'workspaces'}", f"--LabApp.user_settings_dir={folder / 'settings'}",
-            ],
-            env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
-        )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(address, token, server, folder / "server.log")
-        yield folder, address, token
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-def _wait_for(address, token, server, log):
-    for _ in range(120):
-        if server.poll() is not None:
-            pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
-        try:
-            return ask(address, token, "/api/status")
-        except OSError:
-            time.sleep(1)
-    pytest.fail("JupyterLab did not answer within two minutes")
-
-
-def ask(address, token, path, method="GET"):
-    request = urllib.request.Request(address + path, method=method, headers={"Authorization": f"token {token}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.loads(answer.read() or "null")
-
-
-def eventually(read, wanted, seconds=20):
-    """Until `read()` is `wanted`; fails with what it was last."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            found = read()
-        except (OSError, ValueError):
-            found = None
-        if found == wanted or time.monotonic() > end:
-            break
-        time.sleep(0.2)
-    assert found == wanted
+def lab(start_lab):
+    return start_lab("page.ipynb", [*CELLS, ""])
 
 
 @pytest.fixture(scope="module")
@@ -132,19 +60,13 @@ def page(chromium, screenshot):
 
 
 def test_in_jupyterlab(page, lab, view, screenshot):
-    folder, address, token = lab
     watch = Watch(page)
-    page.goto(f"{address}/lab/tree/page.ipynb?token={token}")
-    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
-    # Run before that, and JupyterLab asks which kernel to start.
-    page.get_by_text("| Idle").wait_for(timeout=90_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    run_all(page, lab, "page.ipynb")
     page.wait_for_selector(".ddetr-explorer[data-drawn]", timeout=120_000)
     driver = Driver(page)
 
     def state(name):
-        return json.loads((folder / "state.json").read_text())[name]
+        return json.loads((lab.folder / "state.json").read_text())[name]
 
     # In the browser first: the pointer, keys that JupyterLab has other plans for, and buttons.
     eventually(lambda: state("layer"), 0, seconds=60)
@@ -177,24 +99,19 @@ def test_in_jupyterlab(page, lab, view, screenshot):
     expected = points_of(view, "decoder", 2, query, heads=[1, 6], levels=[0, 1, 2], heaviest=7)
     assert_same_points(driver.table(), expected)
 
-    # JupyterLab's theme, whatever the system's is.
-    page.get_by_role("menuitem", name="Settings", exact=True).click()
-    page.locator(".lm-Menu-itemLabel").get_by_text("Theme", exact=True).first.hover()
-    page.locator(".lm-Menu-itemLabel").get_by_text("JupyterLab Dark", exact=True).click()
+    choose_theme(page, "JupyterLab Dark")
     driver.wait(theme="dark")
     driver.root.scroll_into_view_if_needed()
     driver.settle()
     screenshot(page, "explorer_lab_dark")
 
-    # Nothing went wrong in the kernel: no error, nothing on stderr in any output.
-    for kind in ("stderr", "error"):
-        assert page.locator(f'.jp-OutputArea-output[data-mime-type*="{kind}"]').count() == 0
+    assert_no_error_output(page)
 
     # The kernel goes; the view stays alive.
-    (session,) = ask(address, token, "/api/sessions")
+    (session,) = ask(lab, "/api/sessions")
     errors = len(watch.errors)
     assert errors == 0, watch.errors
-    ask(address, token, f"/api/kernels/{session['kernel']['id']}", method="DELETE")
+    ask(lab, f"/api/kernels/{session['kernel']['id']}", method="DELETE")
     page.wait_for_timeout(2000)
     driver.press("e", "0")
     driver.move(150, 121)
