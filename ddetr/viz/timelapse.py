@@ -149,7 +149,7 @@ def player(state: TimelapseState, frames: Sequence[int] | None = None, *, title:
 _PAGE = """\
 <figure id="{name}" style="margin:0;max-width:880px;background:#fff;color:#222;padding:8px;font:13px sans-serif">
 <figcaption>{title} <output>{caption}</output></figcaption>
-<div style="position:relative"><img src="{background}" alt="" style="width:100%;display:block">
+<div style="position:relative"><img src="{background}" alt="the scene without points" style="width:100%;display:block">
 <img class="overlay" src="{last}" alt="{alt}" style="position:absolute;left:0;top:0;width:100%"></div>
 <button type="button">play</button>
 <input type="range" min="0" max="{end}" value="{end}" aria-label="frame" style="width:70%;vertical-align:middle">
