@@ -10,13 +10,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..data import denormalize_image
 from ..models.multi_scale import get_valid_ratio, level_mask
 from .corners import Corner, corners
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, whole_ticks
 from .padding import STRIDES
 
 Pair = tuple[float, float]
@@ -268,8 +266,7 @@ def _draw_level(axes: Axes, state: LadderState, ladder: Ladder) -> None:
     axes.plot(*ladder.cells, "+", color=INK, markersize=10, markeredgewidth=2, path_effects=_HALO)
     axes.plot(ladder.index[0] + 0.5, ladder.index[1] + 0.5, "o", markeredgecolor=INK, markerfacecolor="none")
     axes.set(xlim=(-0.02 * w, 1.02 * w), ylim=(1.02 * h, -0.02 * h), aspect="equal")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    whole_ticks(axes)
     for spine in axes.spines.values():
         spine.set(color=LEVEL_COLOURS[state.level], linewidth=3)
     axes.set_title(f"level {state.level}: {h} x {w}\nfour cells are read", fontsize=9)
@@ -306,7 +303,7 @@ def _picture(axes: Axes, picture: Tensor | None, size: tuple[int, int], padded: 
     if picture is None:
         axes.add_patch(Rectangle((0, 0), w, h, facecolor="#cfe3f2", edgecolor=INK, zorder=0.8))
     else:
-        pixels = denormalize_image(picture).permute(1, 2, 0).cpu().numpy()
+        pixels = pixels_of(picture)
         faded = pixels // 16 * 8 + 128  # what is drawn on it stands out; few colours make a small file
         axes.imshow(faded, extent=(0, w, h, 0), zorder=0.8, interpolation="nearest")
     axes.set(xlim=(0, W), ylim=(H, 0), aspect="equal")

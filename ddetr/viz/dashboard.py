@@ -23,13 +23,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..checkpoints import load_pretrained
-from ..data import denormalize_image
 from ..engine.checkpoint import snapshots
 from ..engine.run import TrainState
 from ..losses import HungarianMatcher, Target
 from ..losses.boxes import xyxy_to_cxcywh
 from ..models import DeformableDETR
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, plain_text
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, plain_text
 from .training import plot_curves, read_metrics
 
 FOUND = "#D55E00"
@@ -172,7 +171,7 @@ def best_boxes(images: Sequence[Tensor], detections: dict[str, Sequence[dict[str
     sentences = []
     for row, (title, found) in zip(grid, detections.items(), strict=True):
         for axes, image, one in zip(row, images, found, strict=True):
-            backdrop(axes, picture_of(image))
+            backdrop(axes, pixels_of(image))
             for box, score in zip(one["boxes"][:count].tolist(), one["scores"][:count].tolist(), strict=True):
                 draw_box(axes, np.array(box), FOUND)
                 write_score(axes, np.array(box), score)
@@ -182,11 +181,6 @@ def best_boxes(images: Sequence[Tensor], detections: dict[str, Sequence[dict[str
         sentences.append(f"{title}: best box around " + ", ".join(f"({x:.0f}, {y:.0f})" for x, y in centres))
     figure.alt = f"Best boxes on {len(images)} images; {'; '.join(sentences)}."
     return figure
-
-
-def picture_of(image: Tensor) -> np.ndarray:
-    """A prepared image (3, H, W) as (H, W, 3) uint8."""
-    return denormalize_image(image.as_subclass(Tensor).cpu()).permute(1, 2, 0).numpy()
 
 
 class Dashboard:
@@ -215,7 +209,7 @@ class Dashboard:
         self.show = show or show_in_notebook
         self.stop_requested = False
         truth = target["boxes"].as_subclass(Tensor).numpy()
-        self.state = DashboardState(picture_of(image), truth, [], [look_at(model, image, target, 0)], title, scored_on)
+        self.state = DashboardState(pixels_of(image), truth, [], [look_at(model, image, target, 0)], title, scored_on)
         self._replace: Callable[[Figure], None] | None = None
         self._next = 0.0
 
@@ -266,7 +260,7 @@ def read_run(
     if not looks:
         raise ValueError(f"no snapshots in {run} to look at the image with: train with keep_every")
     truth = target["boxes"].as_subclass(Tensor).numpy()
-    return DashboardState(picture_of(image), truth, lines, looks, title, scored_on)
+    return DashboardState(pixels_of(image), truth, lines, looks, title, scored_on)
 
 
 def replay(state: DashboardState, *, frames: int = 12, seconds: float = 0.3, show: Show | None = None) -> None:

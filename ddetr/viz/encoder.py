@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..data import denormalize_image
-from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, label_axes, pixels_of, whole_ticks
 
 LevelSizes = Sequence[tuple[int, int]]
 
@@ -163,7 +161,7 @@ def _grid(image: Tensor, rows: int, levels: int, cross: tuple[float, float] | No
     figure = Figure(figsize=(1.8 * (levels + 1), 0.4 + 1.35 * rows), layout="constrained")
     grid = figure.add_gridspec(rows, levels + 1)
     first = figure.add_subplot(grid[:, 0])
-    first.imshow(denormalize_image(image).permute(1, 2, 0).numpy(), extent=(0, image.shape[2], image.shape[1], 0))
+    first.imshow(pixels_of(image), extent=(0, image.shape[2], image.shape[1], 0))
     label_axes(first, "x (pixels)", "y (pixels)")
     first.set_title("image", fontsize=8)
     if cross:
@@ -180,8 +178,7 @@ def _map(axes: Axes, cells: np.ndarray, level: int, name: str, **style: object) 
     picture = axes.imshow(cells, extent=(0, w, h, 0), **style)
     for spine in axes.spines.values():
         spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=3)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
+    whole_ticks(axes)
     axes.tick_params(labelsize=6)
     axes.set_ylabel(f"{name}\ny (cells)" if name else "y (cells)", fontsize=8)
     axes.set_xlabel("x (cells)", fontsize=8)

@@ -11,8 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from ..data import denormalize_image
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of
 
 ON_PHOTO = [withStroke(linewidth=3.5, foreground="white")]
 
@@ -115,7 +114,7 @@ def stage_parameters(counts: dict[str, tuple[int, bool]]) -> Figure:
 
 def picture(axes: Axes, image: Tensor, faded: bool = False) -> None:
     """An image (3, H, W) as the background of `axes`, in pixels; `faded` to draw over it."""
-    pixels = denormalize_image(image).permute(1, 2, 0).cpu().numpy()
+    pixels = pixels_of(image)
     if faded:
         grey = pixels.mean(-1, keepdims=True).repeat(3, -1)
         pixels = (0.4 * grey).astype(np.uint8)

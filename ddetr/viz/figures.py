@@ -10,6 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from torch import Tensor
 
@@ -73,6 +75,22 @@ def label_axes(axes: Axes, x: str, y: str) -> None:
     axes.tick_params(labelsize=7)
 
 
+def whole_ticks(axes: Axes) -> None:
+    """A few ticks on both axes, at whole cells."""
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(5, integer=True))
+
+
+def dark_edge(width: float) -> list[withStroke]:
+    """The path effect of a line of this width, so that a light line shows on a light picture as well."""
+    return [withStroke(linewidth=width + 1.2, foreground=INK)]
+
+
+def pixels_of(image: Tensor) -> np.ndarray:
+    """A prepared image (3, H, W) as (H, W, 3) uint8."""
+    return denormalize_image(image.as_subclass(Tensor).cpu()).permute(1, 2, 0).numpy()
+
+
 def pipeline_map(lit: Sequence[str] = ()) -> Figure:
     """The stages in a row, the ones in `lit` coloured. ValueError for a name that is no stage."""
     unknown = set(lit) - set(PIPELINE)
@@ -97,7 +115,7 @@ def show_images(images: Sequence[Image.Image | Tensor], titles: Sequence[str], w
     tallest = max(_height_to_width(image) for image in images)
     figure = Figure(figsize=(width * len(images), 0.85 * width * tallest + 0.6), layout="constrained")
     for axes, image, title in zip(figure.subplots(1, len(images), squeeze=False)[0], images, titles, strict=True):
-        pixels = denormalize_image(image).permute(1, 2, 0).numpy() if isinstance(image, Tensor) else np.asarray(image)
+        pixels = pixels_of(image) if isinstance(image, Tensor) else np.asarray(image)
         axes.imshow(pixels)
         axes.set_title(title, fontsize=9)
         axes.set_xlabel("x (pixels)", fontsize=8)

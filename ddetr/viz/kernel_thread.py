@@ -10,12 +10,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..ops.validate import level_starts
 from .corners import corners
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, whole_ticks
 
 FORWARD, BACKWARD = "forward", "backward"
 READ, WRITE = INK, "#D55E00"
@@ -109,7 +108,7 @@ def collisions(counts: Sequence[Tensor], title: str) -> Figure:
         h, w = count.shape
         picture = axes.imshow(count.numpy(), cmap="magma", norm=PowerNorm(0.5, 0, most), extent=(0, w, h, 0))
         axes.set_title(f"level {level}: up to {int(count.max())}", fontsize=9)
-        _whole_ticks(axes)
+        whole_ticks(axes)
         _frame(axes, level)
         label_axes(axes, "x (cells)", "y (cells)")
     bar = figure.colorbar(picture, ax=panels)
@@ -185,7 +184,7 @@ def _map(axes: Axes, level: int, size: tuple[int, int], done: list[Read], points
         axes.plot([x, x], [0, h], color="#cccccc", linewidth=0.4)
     for y in range(h + 1):
         axes.plot([0, w], [y, y], color="#cccccc", linewidth=0.4)
-    _whole_ticks(axes)
+    whole_ticks(axes)
     for corner in done:
         if corner.token is not None:
             cell = Rectangle((corner.column, corner.row), 1, 1, facecolor=LEVEL_COLOURS[level % 4], alpha=0.45)
@@ -243,7 +242,7 @@ def _close_up(axes: Axes, location: Sequence[float], corners: list[Read], state:
         axes.plot([x, centre[0]], [y, centre[1]], color=INK, linewidth=0.7, linestyle="dotted")
     axes.plot(x, y, "x", color=INK, markersize=8, markeredgewidth=2)
     axes.set(xlim=(column - 1, column + 3), ylim=(row + 3, row - 1), aspect="equal")
-    _whole_ticks(axes)
+    whole_ticks(axes)
     axes.set_title(f"point {state.point}, close up", fontsize=8)
     label_axes(axes, "x (cells)", "y (cells)")
 
@@ -282,11 +281,6 @@ def _words(state: ThreadState, corners: list[Read], weight: float) -> list[str]:
         lines += ["", f"  sum[{end - first}] += that * value, {end - first} channels at a time", ""]
         lines += [f"{'now' if last else 'at the end'} it writes  out[b, {state.query}, {part}  once"]
     return lines
-
-
-def _whole_ticks(axes: Axes) -> None:
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def _frame(axes: Axes, level: int) -> None:

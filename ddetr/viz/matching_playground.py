@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-
 from ipywidgets import FloatSlider
-from PIL import Image
 from torch import Tensor, tensor
 from torchvision.ops import box_convert
 
@@ -13,6 +10,7 @@ from .figures import LINE_STYLES
 from .handles import Handles
 from .matching import MatchingState, draw
 from .sandbox import Sandbox
+from .sandboxes import as_png
 
 
 def matching_playground(start: MatchingState) -> Sandbox:
@@ -24,14 +22,12 @@ def matching_playground(start: MatchingState) -> Sandbox:
         raise ValueError("the playground needs a picture to drag boxes over")
     H, W = start.picture.shape[:2]
     scale = tensor([W, H, W, H])
-    buffer = io.BytesIO()
-    Image.fromarray(start.picture).save(buffer, format="PNG")
     handles = Handles(
         (W, H),
         boxes=(box_convert(_tensor(start.boxes), "cxcywh", "xyxy") * scale).tolist(),
         labels=[str(name) for name in start.queries or range(len(start.boxes))],
         colours=[LINE_STYLES[1 + n % 6][0] for n in range(len(start.boxes))],
-        image=buffer.getvalue(), step=2, max_width=360, title="Predicted boxes: drag them",
+        image=as_png(start.picture), step=2, max_width=360, title="Predicted boxes: drag them",
     )  # fmt: skip
     sliders = {
         name: FloatSlider(value=weight, min=0, max=10, step=0.5, description=name)

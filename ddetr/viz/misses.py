@@ -9,13 +9,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from ..data import denormalize_image
 from ..engine.misses import Opened
-from .figures import INK, Figure, label_axes, plain_text
+from .figures import INK, Figure, dark_edge, label_axes, pixels_of, plain_text
 
 TRUTH, FIRST, LAST = "#F0E442", "#9ec9e8", "#0072B2"
 
@@ -73,7 +71,9 @@ def draw(states: Sequence[MissState], most: int = 4) -> Figure:
         sentences.append(_scores(grid[1, column], state, most))
     roles = (("truth", TRUTH, (0, (4, 2)), 2.2), ("query, first to last but one", FIRST, "solid", 1.2),
              ("query, last", LAST, "solid", 2.2))  # fmt: skip
-    lines = [Line2D([], [], color=c, linestyle=s, linewidth=w, path_effects=_halo(w), label=n) for n, c, s, w in roles]
+    lines = [
+        Line2D([], [], color=c, linestyle=s, linewidth=w, path_effects=dark_edge(w), label=n) for n, c, s, w in roles
+    ]
     figure.legend(handles=lines, loc="outside upper center", ncols=3, fontsize=8, frameon=False, handlelength=4)
     figure.compact = True
     figure.alt = "Missed objects, each with the nearest query's boxes and scores. " + "; ".join(sentences) + "."
@@ -81,7 +81,7 @@ def draw(states: Sequence[MissState], most: int = 4) -> Figure:
 
 
 def _surroundings(axes: Axes, state: MissState) -> None:
-    axes.imshow(denormalize_image(state.image).permute(1, 2, 0).numpy())
+    axes.imshow(pixels_of(state.image))
     _rectangle(axes, state.truth.tolist(), TRUTH, (0, (4, 2)), 2.2)
     for number, box in enumerate(state.boxes.tolist()):
         last = number == len(state.boxes) - 1
@@ -114,10 +114,6 @@ def _rectangle(axes: Axes, box: Sequence[float], colour: str, line: object, widt
     axes.add_patch(
         Rectangle(
             (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour, linestyle=line, linewidth=width,
-            path_effects=_halo(width),
+            path_effects=dark_edge(width),
         )
     )  # fmt: skip
-
-
-def _halo(width: float) -> list[withStroke]:
-    return [withStroke(linewidth=width + 1.2, foreground=INK)]

@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..models.deform_attention import MSDeformAttn
 from ..ops import sampling_locations
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, whole_ticks
 
 HEADS = 8
 _HALO = [withStroke(linewidth=3, foreground="white")]
@@ -205,8 +204,7 @@ def _crossed(axes: Axes, reach: float) -> None:
     axes.add_patch(Rectangle((-0.5, -0.5), 1, 1, facecolor="#dddddd", zorder=0))
     axes.plot(0, 0, "+", color=INK, markersize=9, markeredgewidth=1.5, zorder=4)
     axes.set(xlim=(-reach, reach), ylim=(reach, -reach), aspect="equal")
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    whole_ticks(axes)
 
 
 def _map(axes: Axes, state: OffsetsState, level: int) -> None:
@@ -230,6 +228,5 @@ def _map(axes: Axes, state: OffsetsState, level: int) -> None:
     axes.add_patch(Rectangle((0, 0), w, h, fill=False, edgecolor=LEVEL_COLOURS[level], linewidth=2.5, zorder=2))
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    whole_ticks(axes)
     label_axes(axes, "x (cells)", "y (cells)" if level == 0 else "")

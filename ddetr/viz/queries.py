@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from ..data import denormalize_image
-from .figures import Figure, label_axes
+from .figures import Figure, label_axes, pixels_of
 
 GREEN = "#3CFF3C"
 """The paper's cross."""
@@ -104,5 +103,5 @@ def _by_size(boxes: np.ndarray) -> list[np.ndarray]:
 
 
 def _photo(axes: Axes, image: Tensor) -> None:
-    axes.imshow(denormalize_image(image).permute(1, 2, 0).cpu().numpy(), extent=(0, image.shape[2], image.shape[1], 0))
+    axes.imshow(pixels_of(image), extent=(0, image.shape[2], image.shape[1], 0))
     label_axes(axes, "x (pixels)", "y (pixels)")

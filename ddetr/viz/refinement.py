@@ -10,13 +10,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from ..data import denormalize_image
 from ..models.heads import inverse_sigmoid
-from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, label_axes, plain_text
+from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, dark_edge, label_axes, pixels_of, plain_text
 
 TRUTH = {"edgecolor": "white", "linestyle": (0, (1, 1.5)), "linewidth": 1.4}
 BOX = {"edgecolor": "#F0E442", "linestyle": "solid", "linewidth": 2.0}
@@ -63,7 +61,7 @@ def draw(state: RefinementState) -> Figure:
         if not 0 <= i < len(state.truth):
             raise ValueError(f"there is no object {i}: the scene has {len(state.truth)}, counted from 0")
     iou = overlaps(state)
-    pixels = denormalize_image(state.image).permute(1, 2, 0).numpy()
+    pixels = pixels_of(state.image)
     H, W = pixels.shape[:2]
     scale = torch.tensor([W, H, W, H])
     rows, columns = len(objects), len(state.stages)
@@ -97,7 +95,7 @@ def proposals(
     sizes = [h * w for h, w in level_sizes]
     if len(boxes) != sum(sizes):
         raise ValueError(f"levels {list(level_sizes)} have {sum(sizes)} tokens; got {len(boxes)} boxes")
-    pixels = denormalize_image(image).permute(1, 2, 0).numpy()
+    pixels = pixels_of(image)
     H, W = pixels.shape[:2]
     ringed = torch.zeros(len(boxes), dtype=torch.bool).index_fill(0, chosen, True)
     figure = Figure(figsize=(2.5 * len(sizes), 2.6), layout="constrained")
@@ -144,7 +142,7 @@ def offset_curves(references: Sequence[float], widest: float = 4.0) -> Figure:
 
 def box_panels(image: Tensor, groups: dict[str, Tensor]) -> Figure:
     """The same picture with each group's boxes (n, 4), (cx, cy, w, h) in [0, 1]; image (3, H, W)."""
-    pixels = denormalize_image(image).permute(1, 2, 0).numpy()
+    pixels = pixels_of(image)
     H, W = pixels.shape[:2]
     figure = Figure(figsize=(3.2 * len(groups), 2.6), layout="constrained")
     sentences = []
@@ -183,13 +181,13 @@ def _picture(axes: Axes, pixels: np.ndarray, view: tuple[float, float, float, fl
 def _box(axes: Axes, box: Tensor, **style: object) -> None:
     x, y, w, h = box.tolist()
     axes.add_patch(
-        Rectangle((x - w / 2, y - h / 2), w, h, fill=False, path_effects=_halo(float(style["linewidth"])), **style)
+        Rectangle((x - w / 2, y - h / 2), w, h, fill=False, path_effects=dark_edge(float(style["linewidth"])), **style)
     )
 
 
 def _legend(figure: Figure) -> None:
     lines = [
-        Line2D([], [], path_effects=_halo(style["linewidth"]), color=style["edgecolor"], **_line(style))
+        Line2D([], [], path_effects=dark_edge(style["linewidth"]), color=style["edgecolor"], **_line(style))
         for style in (TRUTH, BOX)
     ]
     figure.legend(lines, ["truth", "box"], loc="outside upper center", ncols=2, fontsize=8, frameon=False)
@@ -197,7 +195,3 @@ def _legend(figure: Figure) -> None:
 
 def _line(style: dict[str, object]) -> dict[str, object]:
     return {key: style[key] for key in ("linestyle", "linewidth")}
-
-
-def _halo(width: float) -> list[withStroke]:
-    return [withStroke(linewidth=width + 1.2, foreground=INK)]

@@ -7,15 +7,15 @@ import io
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from ipywidgets import BoundedIntText, Dropdown, IntSlider, Play, ToggleButtons, jslink
 from PIL import Image
 from torch import Tensor
 
-from ..data import denormalize_image
 from . import feature_browser as features
 from . import kernel_thread, padding
-from .figures import INK
+from .figures import INK, pixels_of
 from .handles import Handles
 from .sandbox import Sandbox
 
@@ -88,8 +88,9 @@ def kernel_thread_view(start: kernel_thread.ThreadState) -> Sandbox:
     return sandbox
 
 
-def as_png(image: Tensor) -> bytes:
-    """A normalised image (3, H, W) as a PNG file."""
+def as_png(picture: Tensor | np.ndarray) -> bytes:
+    """A normalised image (3, H, W), or pixels (H, W, 3) uint8, as a PNG file."""
     buffer = io.BytesIO()
-    Image.fromarray(denormalize_image(image).permute(1, 2, 0).cpu().numpy()).save(buffer, format="PNG")
+    pixels = pixels_of(picture) if isinstance(picture, Tensor) else picture
+    Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()

@@ -11,12 +11,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
 from ..data import CocoDetection
 from ..engine import ErrorBreakdown, Outcome
 from ..engine.errors import CORRECT, CROWD, MISSED
-from .figures import INK, Figure, plain_text
+from .figures import INK, Figure, dark_edge, plain_text
 
 # What a box is -> colour, line, width. Told apart by the line alone, too.
 ROLES = {
@@ -90,7 +89,7 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
     figure.supxlabel("x (pixels)", fontsize=8)
     figure.supylabel("y (pixels)", fontsize=8)
     lines = [
-        Line2D([], [], color=colour, linestyle=line, linewidth=width, path_effects=_halo(width))
+        Line2D([], [], color=colour, linestyle=line, linewidth=width, path_effects=dark_edge(width))
         for colour, line, width in ROLES.values()
     ]
     names = ("truth", "detection, correct", "truth, not found", "detection, wrong")
@@ -125,7 +124,7 @@ def _draw(axes: Axes, scene: Scene) -> None:
         axes.add_patch(
             Rectangle(
                 (left, top), right - left, bottom - top, fill=False, edgecolor=colour, linestyle=line,
-                linewidth=width, path_effects=_halo(width),
+                linewidth=width, path_effects=dark_edge(width),
             )
         )  # fmt: skip
         if mark.caption:
@@ -137,11 +136,6 @@ def _draw(axes: Axes, scene: Scene) -> None:
             )  # fmt: skip
     axes.set_title(plain_text(scene.title, 40), fontsize=8)
     axes.tick_params(labelsize=6)
-
-
-def _halo(width: float) -> list[withStroke]:
-    # A dark edge, so that a light line shows on a light picture as well.
-    return [withStroke(linewidth=width + 1.2, foreground=INK)]
 
 
 def _mark(dataset: CocoDetection, outcome: Outcome) -> Mark:
