@@ -31,7 +31,7 @@ notebooks: setup
 	$(BIN)/python -m ddetr.course.pages --out build/notebooks
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
 
 lab: setup
 	$(BIN)/jupyter lab notebooks

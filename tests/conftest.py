@@ -1,5 +1,6 @@
-"""Shared fixtures."""
+"""Shared fixtures, and how the tests share out a machine's cores."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,23 @@ import torch
 from ddetr import build_model
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "coco_photos"
+
+
+def pytest_configure():
+    # Workers that each use every core spend their time waiting for one another.
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, os.cpu_count() // int(workers))
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # for the processes that tests start
+        torch.set_num_threads(threads)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A file's tests run in one worker, which makes its fixtures once; the browser's too; the pages are shared out."""
+    for item in items:
+        if item.path.name != "test_pages.py":
+            group = item.path.parent.name if item.path.parent.name == "browser" else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)

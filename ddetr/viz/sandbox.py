@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import html
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,10 @@ from .figures import Figure
 STILL = "A still picture: run this cell in JupyterLab, Notebook 7 or VS Code to move it."
 _PAUSE = 0.03
 """Seconds without a change after which it is drawn: a hand that drags sends more changes than can be drawn."""
+
+# JupyterLab hands changes to a thread beside the one that runs the cells. Two at once would mix up matplotlib's caches,
+# and the older picture could come last.
+_DRAWING = threading.RLock()
 
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 16px"}
 
@@ -77,17 +82,18 @@ class Sandbox(ipywidgets.VBox):
 
     def redraw(self) -> None:
         """Draw the state that the controls are in now."""
-        self._timer = None
-        values = {name: getattr(widget, trait) for name, (widget, trait) in self.controls.items()}
-        try:
-            state = self._make_state(**values)
-            figure = self._draw(state)
-        except ValueError as error:
-            self._refusal.value = str(error)
-            return
-        self._refusal.value = ""
-        self._state, self._figure = state, figure
-        self._picture.value = picture(figure)
+        with _DRAWING:
+            self._timer = None
+            values = {name: getattr(widget, trait) for name, (widget, trait) in self.controls.items()}
+            try:
+                state = self._make_state(**values)
+                figure = self._draw(state)
+            except ValueError as error:
+                self._refusal.value = str(error)
+                return
+            self._refusal.value = ""
+            self._state, self._figure = state, figure
+            self._picture.value = picture(figure)
 
     def _changed(self, _change: Any) -> None:
         if self._timer:

@@ -1,6 +1,8 @@
 """Controls over a pure draw(state): what is drawn follows them, and what cannot be drawn is said."""
 
 import asyncio
+import threading
+import time
 
 import ipywidgets
 import pytest
@@ -119,3 +121,22 @@ def test_handles_stay_inside_the_picture():
     handles = Handles((10, 5), boxes=[[-1, 2, 30, 40]], points=[[3, 9]])
     assert handles.boxes == [[0, 2, 10, 5]]
     assert handles.points == [[3, 5]]
+
+
+def test_of_two_threads_that_change_a_control_the_last_one_is_shown(slider):
+    drawing = threading.Event()
+
+    def slowly(number):
+        if number == 5:
+            drawing.set()
+            time.sleep(0.3)
+        return draw(number)
+
+    sandbox = Sandbox(slowly, lambda number: number, {"number": slider})
+    first = threading.Thread(target=setattr, args=(slider, "value", 5))
+    first.start()
+    assert drawing.wait(10)
+    slider.value = 6
+    first.join()
+    assert sandbox.state == 6
+    assert shown(sandbox) == picture(draw(6))

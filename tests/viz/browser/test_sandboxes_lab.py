@@ -108,7 +108,7 @@ class View:
         return self.root.locator(f'[data-handle="{name}"]')
 
     def centre(self, name):
-        self.svg.scroll_into_view_if_needed()
+        self.handle(name).hover()  # scrolls there, and waits until the outputs above it have their height
         box = self.handle(name).bounding_box()
         return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
