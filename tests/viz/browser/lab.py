@@ -85,7 +85,7 @@ def ask(lab, path, method="GET"):
         return json.loads(answer.read() or "null")
 
 
-def eventually(read, wanted, seconds=20):
+def eventually(read, wanted, seconds=90):
     """Until `read()` is `wanted`, or where `wanted` is a function, until it says so; fails with what it was last."""
     holds = wanted if callable(wanted) else lambda found: found == wanted
     end = time.monotonic() + seconds

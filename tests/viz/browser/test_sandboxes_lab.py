@@ -90,9 +90,9 @@ class View:
 
     def shows(self, expected):
         """Until the kernel has drawn `expected()`, from what it says of its controls, and that picture is shown."""
-        eventually(lambda: self.kept()["alt"] == expected(), True, seconds=60)
+        eventually(lambda: self.kept()["alt"] == expected(), True)
         alt = self.kept()["alt"]
-        eventually(lambda: self.img.get_attribute("alt"), alt, seconds=60)
+        eventually(lambda: self.img.get_attribute("alt"), alt)
         assert self.img.evaluate("async (img) => { await img.decode(); return img.naturalWidth }") > 300
         assert self.kept()["message"] == ""
         if self.timed:
@@ -143,7 +143,7 @@ class View:
 
     def near(self, read, wanted):
         """Until what the kernel has is within a pixel of the window of what was meant."""
-        eventually(read, lambda found: np.abs(np.subtract(found, wanted)).max() <= 1.01 * self.pixel(), seconds=60)
+        eventually(read, lambda found: np.abs(np.subtract(found, wanted)).max() <= 1.01 * self.pixel())
 
     def slide(self, label, fraction):
         """Drag a slider's knob to a fraction of its length; the value there, before the step."""
@@ -317,7 +317,7 @@ def test_kernel_thread(view, space):
     assert "It adds to each one's gradient." in view.kept()["alt"]
     before = view.source
     view.root.locator(".widget-play button").first.click()
-    eventually(lambda: view.control("point"), 7, seconds=90)
+    eventually(lambda: view.control("point"), 7)
     view.shows(expected)
     assert view.source != before
 
