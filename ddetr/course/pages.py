@@ -15,18 +15,36 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-SOURCES = Path(__file__).parents[2] / "notebooks" / "src"
-REPOSITORY = "https://github.com/OWNER/ddetr"
-"""Where Colab finds the package: replace it by the address under which this repository is published."""
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # comes with jupytext
 
-COLAB_CELL = f"""\
-# On Colab this installs the package. Elsewhere it does nothing.
+SOURCES = Path(__file__).parents[2] / "notebooks" / "src"
+
+
+def repository(pyproject: Path = SOURCES.parents[1] / "pyproject.toml") -> str:
+    """The address under which the package is published, `Repository` of [project.urls]; "" where there is none."""
+    if not pyproject.is_file():
+        return ""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "")
+
+
+COLAB_CELL = """\
+# Where ddetr is installed, this does nothing.
+import importlib.util
 import subprocess
 import sys
 
-if "google.colab" in sys.modules:
-    package = "ddetr[course] @ git+{REPOSITORY}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)"""
+repository = {repository!r}  # where ddetr is published: Repository in its pyproject.toml
+if importlib.util.find_spec("ddetr") is None:
+    if "google.colab" in sys.modules and repository:
+        package = f"ddetr[course] @ git+{{repository}}"
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    else:
+        print('ddetr is missing here: bring its repository to this machine (clone or upload it), run '
+              '%pip install "FOLDER[course]" in a cell, with its folder, and go on below.')"""
 
 BUDGET_SECONDS = 600
 """A page that takes longer than this is stuck."""
@@ -59,7 +77,7 @@ def read_page(name: str) -> nbformat.NotebookNode:
 
 
 def _colab_cell() -> nbformat.NotebookNode:
-    cell = nbformat.v4.new_code_cell(COLAB_CELL, id="colab")
+    cell = nbformat.v4.new_code_cell(COLAB_CELL.format(repository=repository()), id="colab")
     cell.metadata = nbformat.from_dict({"jupyter": {"source_hidden": True}, "tags": ["colab"]})
     return cell
 

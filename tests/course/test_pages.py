@@ -1,5 +1,6 @@
 """The committed notebooks are their sources, executed by this code."""
 
+import importlib.util
 import math
 import re
 import subprocess
@@ -99,18 +100,51 @@ def test_the_pages_solution_is_right_and_its_stub_is_no_answer(exercise, capsys)
     assert f"{exercise}: right" in capsys.readouterr().out
 
 
+@pytest.fixture
+def first_cell(monkeypatch):
+    """Runs a page's first cell where the package is installed or not; returns the commands that it ran."""
+
+    def run(installed, on_colab=False, published=""):
+        monkeypatch.setattr(pages, "repository", lambda: published)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+        commands = []
+        monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+        if on_colab:
+            monkeypatch.setitem(sys.modules, "google.colab", object())
+        cell = pages.read_page("00_tour").cells[1]
+        assert "colab" in cell.metadata.tags
+        assert cell.metadata.jupyter.source_hidden
+        exec(cell.source, {})
+        return commands
+
+    return run
+
+
 @pytest.mark.parametrize("on_colab", [False, True])
-def test_the_first_cell_installs_the_package_on_colab_and_does_nothing_elsewhere(name, on_colab, monkeypatch):
-    cell = pages.read_page(name).cells[1]
-    assert "colab" in cell.metadata.tags
-    assert cell.metadata.jupyter.source_hidden
-    calls = []
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command))
-    if on_colab:
-        monkeypatch.setitem(sys.modules, "google.colab", object())
-    exec(cell.source, {})
-    expected = [sys.executable, "-m", "pip", "install", "--quiet", f"ddetr[course] @ git+{pages.REPOSITORY}"]
-    assert calls == ([expected] if on_colab else [])
+def test_the_first_cell_does_nothing_where_the_package_is_installed(first_cell, on_colab, capsys):
+    assert first_cell(installed=True, on_colab=on_colab, published="https://example.org/x") == []
+    assert capsys.readouterr().out == ""
+
+
+def test_the_first_cell_installs_the_package_on_colab(first_cell, capsys):
+    (command,) = first_cell(installed=False, on_colab=True, published="https://example.org/x")
+    assert command == [sys.executable, "-m", "pip", "install", "--quiet", "ddetr[course] @ git+https://example.org/x"]
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("where", [{"on_colab": True}, {"published": "https://example.org/x"}])
+def test_the_first_cell_says_what_to_do_where_it_cannot_install(first_cell, where, capsys):
+    assert first_cell(installed=False, **where) == []
+    assert '%pip install "FOLDER[course]"' in capsys.readouterr().out
+
+
+def test_the_address_is_what_pyproject_says(tmp_path):
+    file = tmp_path / "pyproject.toml"
+    assert pages.repository(file) == ""
+    file.write_text('[project]\nname = "ddetr"\n')
+    assert pages.repository(file) == ""
+    file.write_text('[project]\nname = "ddetr"\n[project.urls]\nRepository = "https://example.org/x"\n')
+    assert pages.repository(file) == "https://example.org/x"
 
 
 def test_an_unknown_page_is_named():
