@@ -22,7 +22,7 @@ from ..engine.schedule import Recipe
 from ..files import write_text
 
 SIZE = 96
-KEPT = ("kind", "step", "loss", "lr", "AP")
+KEPT = ("kind", "step", "loss", "AP")
 FILE = Path(__file__).with_suffix(".json")
 """What `main` wrote when the package was made."""
 

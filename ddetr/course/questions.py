@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
                 7: "One token, layer by layer",
                 8: "What one query sees",
                 12: "Where did the bus's query look?",
+                0: "Where it looks",
             },
         ),
         Question(
@@ -128,7 +129,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
         Question(
             26,
             "80, 90 or 91 classes? Do labels begin at 0 or at 1?",
-            {10: "80, 90 or 91 classes", 13: "80, 90 or 91 classes?"},
+            {10: "80, 90 or 91 classes", 13: "80, 90 or 91 classes?", 0: "Heads: scores and boxes"},
         ),
         Question(27, "What does an image without any object teach?", {10: "An image without objects"}),
         Question(
@@ -145,7 +146,9 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             30, "How do I fine-tune on classes of my own, and which weights start afresh?", {11: "Your own classes"}
         ),
         Question(
-            31, "How few images, and how small a batch? What fits in 6 GB or on a laptop?", {11: "How small can it be?"}
+            31,
+            "How few images, and how small a batch? What fits in 6 GB or on a laptop?",
+            {11: "How small can it be?", 1: "A norm that does not learn"},
         ),
         Question(
             32,
@@ -162,7 +165,11 @@ GROUPS: dict[str, tuple[Question, ...]] = {
             "Why does the memory that a batch needs swing so much?",
             {3: "Whose size decides the number of tokens?"},
         ),
-        Question(35, "Which parameters learn at a tenth of the rate, and why those?", {11: "Who learns slowly"}),
+        Question(
+            35,
+            "Which parameters learn at a tenth of the rate, and why those?",
+            {11: "Who learns slowly", 1: "Which stages learn"},
+        ),
         Question(
             36,
             "What does it take to get the paper's AP: schedule, batch, hardware, hours?",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from .figures import INK, LEVEL_COLOURS, Figure, label_axes, whole_ticks
 
 FORWARD, BACKWARD = "forward", "backward"
 READ, WRITE = INK, "#D55E00"
+QUERY_MARKERS = "os^Dv*PX"
 CORNER_NAMES = ("top left", "top right", "bottom left", "bottom right")
 
 
@@ -97,6 +99,86 @@ def draw(state: ThreadState) -> Figure:
         + ("It adds to each one's gradient." if state.direction == BACKWARD else "It adds them to its sum.")
     )
     return figure
+
+
+def scatter(
+    size: tuple[int, int],
+    start: int,
+    locations: Mapping[int, Tensor],
+    weights: Mapping[int, Tensor],
+    level: int = 0,
+    head: int = 0,
+) -> Figure:
+    """Backward on one map (h, w) whose first token is `start`: how many threads add to each cell, and which of them
+    meet in the busiest one.
+
+    locations: query -> (P, 2), its points on this map as (x, y) in [0, 1]; weights: query -> (P,). Up to eight queries.
+    ValueError if all points lie outside.
+    """
+    additions = defaultdict(list)  # cell -> what is added to it
+    for query, places in locations.items():
+        for p, place in enumerate(places.tolist()):
+            for corner in corners_of(place, size, start):
+                if corner.token is not None:
+                    additions[corner.row, corner.column].append((query, p, corner))
+    if not additions:
+        raise ValueError("no point reads anything on this map, so nothing is added to it")
+    threads = {cell: len({query for query, _, _ in added}) for cell, added in additions.items()}
+    total = {cell: sum(weights[q][p].item() * c.weight for q, p, c in added) for cell, added in additions.items()}
+    busiest = max(additions, key=lambda cell: (threads[cell], total[cell]))
+    markers = dict(zip(locations, QUERY_MARKERS, strict=False))
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    _map(left, level, size, [], torch.empty(0, 2), torch.empty(0))
+    left.set_title(f"level {level}: how many of {len(locations)} threads add to each cell", fontsize=9)
+    for (row, column), count in threads.items():
+        shade = 0.12 + 0.6 * count / max(threads.values())
+        left.add_patch(Rectangle((column, row), 1, 1, facecolor=LEVEL_COLOURS[level % 4], alpha=shade))
+        left.text(column + 0.08, row + 0.08, count, fontsize=8, va="top")
+    middle = (busiest[1] + 0.5, busiest[0] + 0.5)
+    for query, p, _ in additions[busiest]:
+        x, y = locations[query][p].tolist()
+        arrow = {"arrowstyle": "->", "color": WRITE, "linewidth": 1.2}
+        left.annotate("", middle, (x * size[1], y * size[0]), arrowprops=arrow)
+    for query, places in locations.items():
+        x, y = places.T.tolist()
+        left.plot(
+            [value * size[1] for value in x], [value * size[0] for value in y], markers[query], color=INK,
+            markerfacecolor="white", markersize=5, linestyle="none", label=f"query {query}",
+        )  # fmt: skip
+    left.add_patch(Rectangle(busiest[::-1], 1, 1, fill=False, edgecolor=WRITE, linewidth=2.2))
+    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    _meeting(right, additions[busiest], weights, markers, head)
+    token = additions[busiest][0][2].token
+    met = sorted({query for query, _, _ in additions[busiest]})
+    figure.alt = (
+        f"Level {level}, head {head}: each cell with the number of threads that add to its gradient. In the busiest, "
+        f"token {token}, {len(met)} meet with {len(additions[busiest])} additions: queries {', '.join(map(str, met))}."
+    )
+    return figure
+
+
+def _meeting(
+    axes: Axes,
+    added: Sequence[tuple[int, int, Read]],
+    weights: Mapping[int, Tensor],
+    markers: Mapping[int, str],
+    head: int,
+) -> None:
+    """Everything that is added to one cell, as arrows into one number."""
+    axes.axis("off")
+    axes.set(xlim=(0, 10), ylim=(len(added) + 0.5, -1))
+    axes.set_title("what the threads add to the framed cell, for one channel d", fontsize=9)
+    centre = len(added) / 2 - 0.5
+    for i, (query, p, corner) in enumerate(added):
+        axes.plot(0.2, i, markers[query], color=INK, markerfacecolor="white", markersize=5)
+        share = f"{weights[query][p].item():.3f} * {corner.weight:.2f}"
+        axes.text(0.5, i, f"+= {share} * grad_out[b, {query}, {head}, d]", va="center", fontsize=8, family="monospace")
+        axes.annotate("", (7, centre), (5.2, i), arrowprops={"arrowstyle": "->", "color": WRITE, "linewidth": 1.2})
+    axes.text(
+        7.1, centre, f"grad_value\n[b, {added[0][2].token}, {head}, d]", va="center", fontsize=9, family="monospace",
+        bbox={"boxstyle": "square", "facecolor": "white", "edgecolor": WRITE, "linewidth": 2},
+    )  # fmt: skip
 
 
 def collisions(counts: Sequence[Tensor], title: str) -> Figure:

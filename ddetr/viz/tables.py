@@ -44,24 +44,24 @@ def similarity(table: Tensor, names: Sequence[str], title: str) -> Figure:
     return figure
 
 
-def spread(before: Sequence[Tensor], after: Sequence[Tensor], names: Sequence[str]) -> Figure:
-    """How large the numbers of each level are: a box for each level's channels, before and after.
+def spread(before: dict[str, Tensor], after: dict[str, Tensor]) -> Figure:
+    """How large the numbers of each map are: a box for each map's channels, before the neck and after it.
 
-    before, after: L of (C,), the root mean square of each channel.
+    before, after: name -> (C,), the root mean square of each channel.
     """
     figure = Figure(figsize=(7.5, 2.4), layout="constrained")
     sentences = []
     left, right = figure.subplots(1, 2)
     for axes, values, title in ((left, before, "before the neck"), (right, after, "after it")):
-        boxes = axes.boxplot([v.numpy() for v in values], whis=(5, 95), showfliers=False, patch_artist=True)
+        boxes = axes.boxplot([v.numpy() for v in values.values()], whis=(5, 95), showfliers=False, patch_artist=True)
         for level, (box, median) in enumerate(zip(boxes["boxes"], boxes["medians"], strict=True)):
             box.set_facecolor(LEVEL_COLOURS[level])
             median.set_color("black")
-        axes.set_xticks(range(1, len(values) + 1), names[: len(values)])
+        axes.set_xticks(range(1, len(values) + 1), list(values))
         axes.set_ylim(bottom=0)
         axes.set_title(title, fontsize=9)
         label_axes(axes, "", "size of a channel (RMS)")
-        medians = ", ".join(f"{n} {v.median():.2f}" for n, v in zip(names, values, strict=False))
+        medians = ", ".join(f"{n} {v.median():.2f}" for n, v in values.items())
         sentences.append(f"{title}: {medians}")
     figure.alt = f"Median size of a channel (root mean square), {'; '.join(sentences)}."
     return figure

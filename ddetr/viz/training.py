@@ -107,10 +107,10 @@ def ap_curves(runs: Mapping[str, Sequence[dict[str, Any]]], metric: str = "AP", 
 
 
 def runs_side_by_side(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
-    """A column for each run, name -> lines: its loss, learning rate and AP over steps, on the same scales."""
-    figure = Figure(figsize=(1.9 * max(len(runs), 1) + 0.6, 4.6), layout="constrained")
-    grid = figure.subplots(3, max(len(runs), 1), squeeze=False, sharex="col", sharey="row")
-    rows = (("train", "loss", "loss", "log"), ("train", "lr", "learning rate", "log"), ("eval", "AP", "AP", "linear"))
+    """A column for each run, name -> lines: its loss and AP over steps, on the same scales."""
+    figure = Figure(figsize=(1.9 * max(len(runs), 1) + 0.6, 3.4), layout="constrained")
+    grid = figure.subplots(2, max(len(runs), 1), squeeze=False, sharex="col", sharey="row")
+    rows = (("train", "loss", "loss", "log"), ("eval", "AP", "AP", "linear"))
     sentences = []
     for column, (name, lines) in enumerate(runs.items()):
         told = []
@@ -130,8 +130,8 @@ def runs_side_by_side(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
                 told.append(f"{label} {finite[0]:.3g} to {finite[-1]:.3g}, at most {finite.max():.3g}")
         grid[0, column].set_title(f"run {plain_text(name)}", fontsize=10)
         sentences.append(f"run {name}: {', '.join(told)}")
-    grid[2, 0].set_ylim(bottom=0)
-    figure.alt = f"Loss on the training images, learning rate and AP on held-out images. {'; '.join(sentences)}."
+    grid[1, 0].set_ylim(bottom=0)
+    figure.alt = f"Loss on the training images and AP on held-out images. {'; '.join(sentences)}."
     return figure
 
 

@@ -182,16 +182,18 @@ print(trace["multi_scale.level_start_index"].tolist())
 #
 # Dense attention would compare each of 5532 tokens with each, in every head. Here a token looks at its 128 places,
 # whatever the size of the image.
+#
+# **Predict.** Six layers later, how many tokens are left, and of how many channels?
 
 # %%
 locations = trace["encoder.layer0.sampling_locations"]
 assert locations.shape == (1, S, 8, 4, 4, 2)  # (B, S, M, L, P, (x, y))
 memory = trace["encoder.memory"]
 assert memory.shape == tokens.shape
-print(f"{S * S / 1e6:.1f} M pairs a head, against {8 * 4 * 4} places for a token with all its heads")
+print(f"{tuple(memory.shape)}; {S * S / 1e6:.1f} M pairs a head, against {8 * 4 * 4} places a token with all its heads")
 
 # %% [markdown]
-# *(Pages 04 to 07.)*
+# As many as before, 5532 of 256 channels: each has looked around, and none is dropped. *(Pages 04 to 07.)*
 #
 # ### Decoder: 300 queries
 #
@@ -245,7 +247,7 @@ check("00.shapes", shapes)
 # %% [markdown]
 # ## Detections
 #
-# The 100 best of 300 x 91 (query, class) pairs, in pixels of the image. No non-maximum suppression.
+# **Predict.** 300 queries, 91 scores each. How many detections come out, and may one query give two?
 
 # %%
 detections = trace.detections[0]
@@ -254,6 +256,9 @@ assert detections["scores"].shape == detections["labels"].shape == (100,)
 print({name: tuple(tensor.shape) for name, tensor in detections.items()})
 
 # %% [markdown]
+# 100: the best of 300 x 91 (query, class) pairs, boxes in pixels of the image. So one query may give two, of two
+# classes. No non-maximum suppression.
+#
 # ### Exercise: the best detection
 #
 # `best_detection(logits, boxes, size)` picks the first image's best detection from what the heads say: logits
@@ -330,6 +335,8 @@ except ValueError as error:
 # * Pixels become three maps, four maps, one sequence of tokens. The encoder keeps its shape.
 # * A token looks at 128 places, whatever the size of the image.
 # * 300 queries each end as a row of scores and a box; the best 100 pairs are the answer.
+#
+# Questions answered here, in part: 2 (where a query looks), 26 (80 or 91 classes).
 #
 # ## In other code bases
 #

@@ -349,6 +349,8 @@ check("01.freeze", freeze)
 # * The norm is frozen because detection batches are too small to measure a mean; the first stage is frozen because
 #   edges are edges.
 #
+# Questions answered here, in part: 31 (how small a batch), 35 (a tenth of the rate).
+#
 # ## In other code bases
 #
 # | here | mmdetection | official | Hugging Face |

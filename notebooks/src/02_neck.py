@@ -102,12 +102,16 @@ for level, block in enumerate(neck.levels):
 # ## GroupNorm
 #
 # The three maps come from different depths, and every block of a ResNet adds to what it is given. **Predict.** Which
-# of C3, C4 and C5 (levels 0, 1 and 2 in the left plot) has the largest numbers, with these fresh weights? And after
+# of C3, C4 and C5 has the largest numbers, with these fresh weights? And after
 # the neck?
 
 # %%
-sizes = [[level[0].square().mean((1, 2)).sqrt() for level in group] for group in (backbone_maps, maps)]  # (C,) each
-display(tables.spread(*sizes, ["level 0", "level 1", "level 2", "level 3"]))
+def channel_sizes(group, names):  # (1, C, h, w) each -> name: (C,)
+    return {name: level[0].square().mean((1, 2)).sqrt() for name, level in zip(names, group, strict=True)}
+
+
+before, after = channel_sizes(backbone_maps, ["C3", "C4", "C5"]), channel_sizes(maps, [f"level {n}" for n in range(4)])
+display(tables.spread(before, after))
 
 # %% [markdown]
 # C5. After the neck all levels speak about equally loud, and one attention can weigh them against each other.

@@ -373,6 +373,9 @@ print("rank of the finder among 50, by distance:", ranks.tolist())
 # Mostly (rank 1). A query is responsible for its neighbourhood, and corrects from there. *(Pages 08 and 09.)*
 #
 # ## Do they change from layer to layer?
+#
+# **Predict.** Three decoder layers, each of which might look from somewhere else. Which of the two shipped models lets
+# its points move?
 
 # %%
 refined = load_pretrained("tiny_two_stage").eval().trace([image])

@@ -284,11 +284,13 @@ for layer in range(2):
     assert (of_weight[2:] > of_points[2:]).all()
     for name, share in (("points", of_points), ("weight", of_weight)):
         print(f"layer {layer}, {name} outside by level:", *(f"{s:.0%}" for s in share))
+    print(f"layer {layer}, weight outside in all: {(strength * outside).sum() / strength.sum():.0%}")
 
 # %% [markdown]
-# Often, and on small maps most of the time: four cells lead out of level 3 from anywhere. And on the two coarse levels
-# more of the weight is outside than of the points. A softmax must spend its 1 somewhere: outside, a head can spend it
-# and read nothing.
+# Plainly: of all that the trained encoder looks with, half in the first layer and a third in the second falls off the
+# map, where nothing is read, or next to nothing. On small maps most of it does: four cells lead out of level 3 from
+# anywhere. And it is more than bad luck, for on the two coarse levels more of the weight is outside than of the points.
+# A softmax must spend its 1 somewhere: outside, a head can spend it and read nothing.
 #
 # ## From sampling locations to pixels
 #
@@ -406,7 +408,7 @@ print(f"largest deviation: {(ours - theirs).abs().max():.0e}")
 #
 # * A query asks no key: two linear layers say where to look and how hard, before anything is read.
 # * Offsets count cells, so divide by (W, H); with a box they count P-ths of its half sides.
-# * Each head starts with a direction and keeps it. Points outside read zero, and are used.
+# * Each head starts with a direction and keeps it. Points outside read zero, and here up to half of the weight goes there.
 #
 # Questions answered here: 1 (figure 6), 2 (where the encoder looks; the decoder is on page 08), 3 (locations to
 # pixels), 4 (points on a line), 7 (outside the map), 12 (the star), 13 (why (W, H)), 14 (boxes), 15 (no key).

@@ -229,37 +229,57 @@ def both_ways(levels, backend, device):  # random inputs -> a call that runs for
 
 
 # %%
-costs = {}
-for name in ("grid_sample", "cpu", "cuda"):
-    device = "cuda" if name == "cuda" else "cpu"
-    here = available_backends()[name] is None
-    costs[name] = [measure(both_ways(levels, name, device), repeats=1) for levels in ladder] if here else []
-for name, line in costs.items():
-    told = [
-        f"{n}: {1e3 * c.seconds:.0f} ms {c.peak_bytes / 1e6:.1f} MB" for n, c in zip(token_counts, line, strict=False)
-    ]
-    print(f"measured: {name:11}  {' · '.join(told) or 'not here'}")
-assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"], costs["cpu"], strict=False))
+def told(costs):  # name -> a line for each number of tokens
+    for name, line in costs.items():
+        numbers = [f"{n}: {1e3 * c.seconds:.1f} ms {c.peak_bytes / 1e6:.1f} MB"
+                   for n, c in zip(token_counts, line, strict=True)]  # fmt: skip
+        print(f"measured: {name:11}  {' · '.join(numbers)}")
 
-# %%
-display(cost.curves(token_counts, costs, "forward and backward, 8 heads of 32 channels"))
+
+here = [name for name in ("grid_sample", "cpu") if available_backends()[name] is None]
+costs = {name: [measure(both_ways(levels, name, "cpu"), repeats=1) for levels in ladder] for name in here}
+told(costs)
+assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"], costs.get("cpu", []), strict=False))
+display(cost.curves(token_counts, costs, "forward and backward on the processor, 8 heads of 32 channels"))
 
 # %% [markdown]
 # Both memories grow with the tokens; `grid_sample`'s is more than ten times the kernel's. An image of 800 x 1333 has
-# four times these tokens, and the encoder has six such layers.
-#
+# four times these tokens, and the encoder has six such layers. The same on a GPU:
+
+# %% tags=["gpu"]
+if torch.cuda.is_available():
+    gpu = [name for name in ("grid_sample", "cuda") if available_backends()[name] is None]
+    costs = {name: [measure(both_ways(levels, name, "cuda")) for levels in ladder] for name in gpu}
+    told(costs)
+    display(cost.curves(token_counts, costs, f"forward and backward on {torch.cuda.get_device_name()}"))
+else:
+    print("No GPU here. On a machine that has one, this cell draws the same two curves for it.")
+
+# %% [markdown]
 # ## One thread
 #
 # A GPU runs thousands of *threads*: the same function, each with another number. They come in *blocks*, here of 256,
-# and run in *warps* of 32, in step. This is ours:
+# and run in *warps* of 32, in step. Your program starts all of them with one call,
+# `forward_kernel<<<blocks, 256>>>(...)`. This is ours; the words are below it:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 
 # %% [markdown]
-# `__global__`: runs on the GPU. `blockIdx.x` and `threadIdx.x` are all that tells one thread from another; they give
-# its `index`, which head of which query. Your program starts all of them with one call,
-# `forward_kernel<<<blocks, 256>>>(...)`: how many blocks, how many threads in each.
+# | it says | it means |
+# |---|---|
+# | `template <int N, int SIZE, ...>` | the compiler makes one kernel for each case: N channels a thread, SIZE threads a head, `scalar_t` float32 or float16, `index_t` a whole number of 32 or 64 bits |
+# | `__global__ void` | runs on the GPU, is started from the CPU, and returns nothing: it writes where `out` points |
+# | `__launch_bounds__(kBlock)` | "never more than 256 threads a block", so that the compiler can give each more registers |
+# | `const __grid_constant__ Layout` | our S, M, D, Q, L, P and the levels' sizes, one copy that all threads read |
+# | `Sampling<...>` | where locations and weights lie in memory |
+# | `const scalar_t* value` | where the tensor `value` begins in memory; `*` is an address |
+# | `blockIdx.x`, `threadIdx.x` | all that tells one thread from another: which block, which thread in it |
+# | `active` | false for threads past the last head: the last block is rarely full |
+# | `forward_head<N>(WarpGroup<SIZE>(), ...)` | the work, in another file; a `WarpGroup` lets the threads of a head talk to each other |
+#
+# So the one line to read twice is the first: from its two numbers a thread works out its `index`, which head of which
+# query.
 #
 # A thread takes 16 bytes, four channels, so the tiny model's 16 channels need SIZE = 4 threads a head. **Predict**: which
 # head of which query is thread 32's? In Python:
@@ -279,14 +299,23 @@ blocks = -(-B * Q * M * SIZE // BLOCK)
 print(f"{B * Q * M} heads x {SIZE} threads = {B * Q * M * SIZE}: {blocks} blocks, {blocks * BLOCK} threads")
 
 # %% [markdown]
-# The last block has threads without a head; they must write nothing. What a thread does, in CUDA:
+# What a thread does for each of its head's points:
 
 # %%
 print(excerpt("cuda/head.h", "gather"))
 
 # %% [markdown]
-# `load_pack` reads N = 4 numbers at once; `point.inside(k)` is our `0 <= row < h`. Threads of a warp go in step: one
-# that skips a corner waits for the others. In Python, one thread after the other:
+# | it says | it means |
+# |---|---|
+# | `DDETR_HOST_DEVICE` | compile this for the GPU and for the CPU |
+# | `Placed<T>` | a point that has been placed: the token of its top left corner, the four shares, its attention weight |
+# | `T (&sum)[N]` | the N sums of this thread, in registers; `&`: the caller's own, not a copy |
+# | `token_stride` | M * D, how far it is from one token's numbers to the next one's |
+# | `point.inside(k)` | our `0 <= row < h and 0 <= column < w`, for corner k of four |
+# | `Pack`, `load_pack<N>` | N neighbouring numbers, read in one go: 16 bytes |
+#
+# Its loop over k is our `corners`, its loop over c our `by_hand +=`. (The first `if` lets a weight of NaN show, even
+# where nothing is read.) In Python, one thread after the other:
 
 # %%
 numbers, strength = value.numpy(), weights.numpy()
@@ -310,13 +339,9 @@ print(f"largest deviation: {np.abs(result.reshape(B, Q, M * D) - out.numpy()).ma
 
 # %% [markdown]
 # You have run a kernel, every thread of it, slowly. The real one is cleverer in one thing: your four threads of a head
-# each placed all 16 points. There, each places four and hands them round its warp, from register to register:
-
-# %%
-print(excerpt("cuda/ms_deform_attn.cu", "broadcast"))
-
-# %% [markdown]
-# `head.h` needs no GPU: a C++ compiler makes the same code run with ordinary threads in the place of CUDA's.
+# each placed all 16 points. There, each places four and hands them round its warp, from register to register.
+#
+# And `gather` needs no GPU: a C++ compiler makes the same file run with ordinary threads in the place of CUDA's.
 
 # %%
 reason = available_backends()["cpu"]  # it is in the same library
@@ -378,14 +403,20 @@ display(kernel_thread.warp_reads(layouts))
 # ## Backward: two threads at one number
 #
 # Forward, each thread *gathers*, and writes numbers that are its own. Backward turns the arrows around: each thread
-# *scatters* its gradient to the cells that it read.
+# *scatters* its gradient to the cells that it read. Take query 10 and its three nearest, one thread each, on level 3.
+#
+# **Predict.** Does any cell get additions from all four?
 
 # %%
-display(kernel_thread.draw(state._replace(direction="backward")))
+level, m = 3, 4
+middles = locations[0, :, m, level].mean(1)  # (Q, P, 2) -> (Q, 2)
+near = (middles - middles[q]).norm(dim=-1).argsort()[:4].tolist()
+theirs = [{query: tensor[0, query, m, level] for query in near} for tensor in (locations, weights)]
+display(kernel_thread.scatter(sizes[level], starts[level], *theirs, level, m))
 
 # %% [markdown]
-# Nobody owns a cell. Count how many reads each one gets from all 50 queries, for one head. **Predict**: on which level
-# do strangers meet most?
+# Several do: a 4 means that all four add to it. Into the framed cell each arrow is one addition of one thread, and for one
+# channel they all lead to the same number in memory. Nobody owns a cell. Now all 50 queries, all levels, one head. **Predict**: on which level do strangers meet most?
 
 # %%
 m = 0
@@ -434,15 +465,9 @@ assert shares[3] > 0.1
 
 # %% [markdown]
 # No error is raised. The coarser the level, the fewer the cells, the more is lost. (PyTorch has the same trap:
-# `grad[where] += what` loses, `grad.index_add_(0, where, what)` does not.) CUDA's cure is `atomicAdd`, which nobody
-# can interrupt:
-
-# %%
-print(excerpt("cuda/ms_deform_attn.cu", "add"))
-
-# %% [markdown]
-# (`float4`: newer GPUs add four at once.) The price is order. Threads arrive as they like, and float addition depends
-# on it:
+# `grad[where] += what` loses, `grad.index_add_(0, where, what)` does not.) CUDA's cure is `atomicAdd(address, number)`:
+# read, add and write in one step that nobody can interrupt. The price is order. Threads arrive as they like, and float
+# addition depends on it:
 
 # %%
 a, b, c = (np.float32(x) for x in (1e8, -1e8, 1.0))
@@ -452,13 +477,8 @@ assert (a + b) + c != a + (b + c)
 # %% [markdown]
 # So two CUDA runs differ in the last digits. (`torch.use_deterministic_algorithms(True)` refuses this backward pass.)
 #
-# **How does the CPU version do without?** It cuts the *cells* among the threads, not the queries:
-
-# %%
-print(excerpt("cpu/backward.cpp", "parallel_for(0, sizes.B * M"))
-
-# %% [markdown]
-# One task for each image, head and level; each goes through all queries. Do two tasks ever meet?
+# **How does the CPU version do without?** It cuts the *cells* among the threads, not the queries: one task for each
+# image, head and level, and each task goes through all queries. Do two tasks ever meet?
 
 # %%
 owner = np.full((B, S, M, D), -1)
@@ -534,11 +554,8 @@ check("06.scatter", scatter)
 # ## Half a pixel: align_corners
 #
 # Where does the 0.5 in `corners` come from? A map of w cells covers [0, 1], and a value sits at its cell's *centre*:
-
-# %%
-print(excerpt("geometry.h", "axis_of_locations"))
-
-# %% [markdown]
+# cell 0's is at 0.5 / w, so a location x is x * w - 0.5 cells from it.
+#
 # `grid_sample` counts from -1 to 1, in one of two ways. With `align_corners=False` these are the outer edges of the
 # map; with `True` the centres of the first and last cell.
 
@@ -656,12 +673,14 @@ display(conventions.border(cells, ones, slopes))
 width_height = torch.tensor(sizes).flip(-1)[:, None]  # (L, 1, 2)
 away = ((locations * width_height - width_height / 2).abs() > width_height / 2 + 0.5).any(-1)  # (B, Q, M, L, P)
 assert (grads[1][away] == 0).all()
-print(f"{away.float().mean():.0%} of the trained decoder's points in its last layer read nothing and have no gradient")
+lost = weights[away].sum() / weights.sum()
+print(f"in its last layer {away.float().mean():.0%} of the trained decoder's points read nothing and have no gradient; "
+      f"they hold {lost:.0%} of the attention")  # fmt: skip
 
 # %% [markdown]
-# Not rare, on maps this small. Such a point only dilutes: its share of the attention reads zero. Its own location
-# gets no gradient; it moves only when other points move the layer that all offsets come from. And a NaN, or infinity?
-# Zero as well:
+# Not rare: on maps this small more than a third of the attention buys a zero. Such a point's own location gets no
+# gradient; it moves only when other points move the layer that all offsets come from. And a NaN, or infinity? Zero as
+# well:
 
 # %%
 for bad in (float("nan"), float("inf"), -1e30):
@@ -716,13 +735,9 @@ assert total == 2048
 assert (grad == 5000).all()
 
 # %% [markdown]
-# After 2048, float16's next number is 2050, so 2048 + 1 rounds back and stays. The kernels add up in the type that
-# this says, and round once, at the end:
-
-# %%
-print(excerpt("geometry.h", "Accumulate"))
-
-# %% [markdown]
+# After 2048, float16's next number is 2050, so 2048 + 1 rounds back and stays. The kernels add up in float32, and round
+# once, at the end.
+#
 # **NaN**: float16 ends at 65504. What is larger becomes infinite, and then even a weight of zero does not help:
 
 # %%

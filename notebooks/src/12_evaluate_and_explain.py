@@ -6,7 +6,7 @@
 # After this page you can
 #
 # * compute average precision by hand, and say what each of COCO's twelve numbers means;
-# * say why an object was missed: no proposal, a poor box, another class, or a score too low;
+# * say why an object was missed: no box that fits, another class, or a score too low;
 # * name what the paper's numbers cost: schedule, batch, hardware, hours.
 
 # %%
@@ -449,7 +449,7 @@ if real is not None:
 # ## Take with you
 #
 # * AP is the area under precision against recall, averaged over classes and ten IoU thresholds; it needs the low scores.
-# * A miss has a place: no proposal, no box that fits, another class, or the right answer said too softly.
+# * A miss has a reason: no box that fits (perhaps no proposal), another class, or the right answer said too softly.
 # * Two APs compare on one set, at one batch size, and by more than the noise from run to run.
 #
 # Questions answered here: 2 (where a query looked), 32 (batch 1 and 2), 36 (the paper's numbers).

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 from ddetr.ops import ms_deform_attn
 from ddetr.viz.conventions import ConventionState, border, draw, read_at
 from ddetr.viz.cost import curves
-from ddetr.viz.kernel_thread import ThreadState, collisions, corners_of, warp_reads
+from ddetr.viz.kernel_thread import ThreadState, collisions, corners_of, scatter, warp_reads
 from ddetr.viz.kernel_thread import draw as draw_thread
 
 SIZES = [(4, 6), (2, 3)]
@@ -86,6 +86,25 @@ def test_tensors_that_need_gradients_are_fine():
 def test_a_state_that_does_not_fit(change, words):
     with pytest.raises(ValueError, match=words):
         draw_thread(STATE._replace(**change))
+
+
+def test_the_scatter_shows_where_threads_meet():
+    places = {3: [[0.4, 0.5], [0.95, 0.1]], 8: [[0.6, 0.5], [2.0, 2.0]]}  # the last reads nothing
+    locations = {query: torch.tensor(points) for query, points in places.items()}
+    figure = scatter((2, 3), 24, locations, {3: torch.tensor([0.1, 0.2]), 8: torch.tensor([0.4, 0.0])}, 1, head=2)
+    counts = [text.get_text() for text in figure.axes[0].texts if text.get_text()]
+    assert sorted(counts) == ["1", "1", "1", "2", "2", "2"]
+    assert "2 meet with 2 additions: queries 3, 8" in figure.alt
+    assert "token 25" in figure.alt
+    words = texts(figure)
+    assert "+= 0.100 * 0.35 * grad_out[b, 3, 2, d]" in words
+    assert "+= 0.400 * 0.35 * grad_out[b, 8, 2, d]" in words
+    assert "grad_value\n[b, 25, 2, d]" in words
+
+
+def test_a_scatter_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing is added"):
+        scatter((2, 3), 0, {0: torch.full((2, 2), 3.0)}, {0: torch.ones(2)})
 
 
 def test_collisions_name_the_busiest_cell():

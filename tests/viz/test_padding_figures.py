@@ -48,5 +48,5 @@ def test_tables_say_what_they_show():
     assert figure.alt == "neck: a from C3, b from C3 and C4."
     figure = similarity(torch.tensor([[1.0, -0.5], [-0.5, 1.0]]), ["a", "b"], "cosine")
     assert {"1.00", "-0.50"} <= texts(figure)
-    figure = spread([torch.full((8,), 2.0)], [torch.ones(8), torch.ones(8)], ["level 0", "level 1"])
-    assert "before the neck: level 0 2.00; after it: level 0 1.00, level 1 1.00" in figure.alt
+    figure = spread({"C3": torch.full((8,), 2.0)}, {"level 0": torch.ones(8), "level 1": torch.ones(8)})
+    assert "before the neck: C3 2.00; after it: level 0 1.00, level 1 1.00" in figure.alt

@@ -209,15 +209,15 @@ SPOT_THE_BAD_RUN = Exercise(
         Mistake(
             _swapped("rate too high", "rate too low"),
             "Both learn nothing, in opposite ways: one loss stays where the weights began, the other was thrown off in "
-            "the first steps. The learning rate is drawn below.",
+            "the first steps.",
         ),
         Mistake(
             _swapped("diverging", "rate too low"),
             "You look for a loss that goes up. It first has to come down: which AP rises, and then falls?",
         ),
     ),
-    "No single curve told you: the loss cannot see overfitting, AP cannot tell a rate too high from one too low. The "
-    "rate alone says nothing at all: what is too high depends on model, batch and warm-up.",
+    "No single curve told you: the loss cannot see overfitting, AP cannot tell a rate too high from one too low. And "
+    "no rate is too high or too low by itself: that depends on model, batch and warm-up.",
 )
 
 EXERCISES = (PARAMETER_GROUPS, RATE_SHARE, SPOT_THE_BAD_RUN)
