@@ -113,16 +113,6 @@ def truth(model: DeformableDETR, count: int = 10) -> Look:
     return Look(scenes, [_as_detections(scene, model.categories) for scene in scenes], model.categories)
 
 
-def lesson(model: DeformableDETR) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """The `pair` and its targets, as the model takes them in training."""
-    targets = []
-    for image, scene in zip(pair(), _ward(), strict=False):
-        found = _as_detections(scene, model.categories)
-        (h, w), (H, W) = image.shape[1:], scene.image.shape[:2]
-        targets.append({"boxes": found["boxes"] * torch.tensor([w / W, h / H] * 2), "labels": found["labels"]})
-    return pair(), targets
-
-
 def variation(model: DeformableDETR, names: Sequence[str]) -> dict[str, float]:
     """How much two scenes differ in each tensor of the trace: the difference's root mean square over that of one.
 

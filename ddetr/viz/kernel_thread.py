@@ -172,7 +172,7 @@ def _meeting(
     centre = len(added) / 2 - 0.5
     for i, (query, p, corner) in enumerate(added):
         axes.plot(0.2, i, markers[query], color=INK, markerfacecolor="white", markersize=5)
-        share = f"{weights[query][p].item():.3f} * {corner.weight:.2f}"
+        share = f"{weights[query][p].item():.4f} * {corner.weight:.2f}"
         axes.text(0.5, i, f"+= {share} * grad_out[b, {query}, {head}, d]", va="center", fontsize=8, family="monospace")
         axes.annotate("", (7, centre), (5.2, i), arrowprops={"arrowstyle": "->", "color": WRITE, "linewidth": 1.2})
     axes.text(

@@ -105,6 +105,7 @@ for level, block in enumerate(neck.levels):
 # of C3, C4 and C5 has the largest numbers, with these fresh weights? And after
 # the neck?
 
+
 # %%
 def channel_sizes(group, names):  # (1, C, h, w) each -> name: (C,)
     return {name: level[0].square().mean((1, 2)).sqrt() for name, level in zip(names, group, strict=True)}

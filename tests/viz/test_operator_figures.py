@@ -97,8 +97,8 @@ def test_the_scatter_shows_where_threads_meet():
     assert "2 meet with 2 additions: queries 3, 8" in figure.alt
     assert "token 25" in figure.alt
     words = texts(figure)
-    assert "+= 0.100 * 0.35 * grad_out[b, 3, 2, d]" in words
-    assert "+= 0.400 * 0.35 * grad_out[b, 8, 2, d]" in words
+    assert "+= 0.1000 * 0.35 * grad_out[b, 3, 2, d]" in words
+    assert "+= 0.4000 * 0.35 * grad_out[b, 8, 2, d]" in words
     assert "grad_value\n[b, 25, 2, d]" in words
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -106,72 +105,6 @@ PARAMETER_GROUPS = Exercise(
 )
 
 
-def _rate_cases() -> list[Case]:
-    steps = {
-        "the very first step": (0, 200, 20), "in the warm-up": (7, 200, 20), "the last step of the warm-up":
-        (19, 200, 20), "the first at full stretch": (20, 200, 20), "half-way": (100, 200, 20),
-        "near the end": (190, 200, 20), "without a warm-up": (0, 50, 0), "a third of a run without a warm-up":
-        (20, 60, 0), "a long warm-up": (60, 120, 100),
-    }  # fmt: skip
-    return [Case(f"{label}: step {args[0]} of {args[1]}, warm-up {args[2]}", args) for label, args in steps.items()]
-
-
-def _cosine(progress: float) -> float:
-    return (1 + math.cos(math.pi * progress)) / 2
-
-
-def _rate_share(step: int, steps: int, warmup: int) -> float:
-    rise = (step + 1) / warmup if step < warmup else 1.0
-    return rise * _cosine(step / steps)
-
-
-RATE_SHARE = Exercise(
-    "11.rate_share",
-    "Write rate_share(step, steps, warmup): what part of the full learning rate step number `step` (from 0) of `steps` "
-    "takes: half a cosine from 1 to 0 over the whole run, times (step + 1) / warmup in the first `warmup` steps.",
-    _rate_cases,
-    _rate_share,
-    (
-        Mistake(
-            lambda step, steps, warmup: (step / warmup if step < warmup else 1.0) * _cosine(step / steps),
-            "Your first step has a rate of 0, so it does nothing. Count it: (step + 1) / warmup.",
-        ),
-        Mistake(
-            lambda step, steps, warmup: (
-                (step + 1) / warmup if step < warmup else _cosine((step - warmup) / (steps - warmup))
-            ),
-            "Your cosine starts when the warm-up ends. Here it runs over the whole run, and the warm-up multiplies it.",
-        ),
-        Mistake(
-            lambda step, steps, warmup: (step + 1) / warmup if step < warmup else _cosine(step / steps),
-            "In the warm-up you only rise. Multiply by the cosine there too, or the rate jumps where the warm-up ends.",
-        ),
-        Mistake(
-            lambda step, steps, warmup: _cosine(step / steps),
-            "You have no warm-up: the first steps are small ones, while AdamW does not yet know the gradients' sizes.",
-        ),
-        Mistake(
-            lambda step, steps, warmup: _rise(step, warmup) * (1 + math.cos(2 * math.pi * step / steps)) / 2,
-            "You take a whole cosine: it comes back up. Half of one, pi and not 2 pi, ends at 0.",
-        ),
-        Mistake(
-            lambda step, steps, warmup: _rise(step, warmup) * math.cos(math.pi * step / steps),
-            "Your rate becomes negative: a cosine runs from 1 to -1. Add 1, and halve.",
-        ),
-        Mistake(
-            lambda step, steps, warmup: _rise(step, warmup) * (1 - step / steps),
-            "You fall along a straight line. Half a cosine stays high at first, and lands softly.",
-        ),
-    ),
-    "Warm-up matters for AdamW because it divides by a running size of the gradient, which after one step it has seen "
-    "once. The paper has none: its rate is lower, and its batch larger.",
-)
-
-
-def _rise(step: int, warmup: int) -> float:
-    return (step + 1) / warmup if step < warmup else 1.0
-
-
 _DIAGNOSES = {name: run.diagnosis for name, run in RUNS.items()}
 
 
@@ -220,4 +153,4 @@ SPOT_THE_BAD_RUN = Exercise(
     "no rate is too high or too low by itself: that depends on model, batch and warm-up.",
 )
 
-EXERCISES = (PARAMETER_GROUPS, RATE_SHARE, SPOT_THE_BAD_RUN)
+EXERCISES = (PARAMETER_GROUPS, SPOT_THE_BAD_RUN)
