@@ -141,8 +141,8 @@ SPOT_THE_BAD_RUN = Exercise(
         ),
         Mistake(
             _swapped("rate too high", "rate too low"),
-            "Both learn nothing, in opposite ways: one loss stays where the weights began, the other was thrown off in "
-            "the first steps.",
+            "Both learn nothing, in opposite ways: one loss stays where all five begin, near 19, and AP creeps up; the "
+            "other was thrown off in the first steps, and AP is 0.",
         ),
         Mistake(
             _swapped("diverging", "rate too low"),
