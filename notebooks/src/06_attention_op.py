@@ -191,7 +191,7 @@ for device in ("cpu", "cuda", "mps"):
 # %% [markdown]
 # ## So why a kernel?
 #
-# Look at `samples` again: (B*M, D, Q, L*P), every read of every query, written down before anyone adds it up. In the
+# Look at `samples` again: `(B*M, D, Q, L*P)`, every read of every query, written down before anyone adds it up. In the
 # encoder, the portrait of page 01 asks with 5532 queries, 8 heads, 32 channels:
 #
 # **Predict.** How much larger than the result?
@@ -276,8 +276,7 @@ print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 # | `active` | false for threads past the last head: the last block is rarely full |
 # | `forward_head<N>(WarpGroup<SIZE>(), ...)` | the work, in another file; a `WarpGroup` lets the threads of a head talk to each other |
 #
-# So the one line to read twice is the first: from its two numbers a thread works out its `index`, which head of which
-# query.
+# So the line to read twice is `index = ...`: from its two numbers a thread works out which head of which query is its own.
 #
 # A thread takes 16 bytes, four channels, so the tiny model's 16 channels need SIZE = 4 threads a head. **Predict**: which
 # head of which query is thread 32's? In Python:
@@ -414,8 +413,10 @@ theirs = [{query: tensor[0, query, m, level] for query in near} for tensor in (l
 display(kernel_thread.scatter(sizes[level], starts[level], *theirs, level, m))
 
 # %% [markdown]
-# Several do: a 4 means that all four add to it. Into the framed cell each arrow is one addition of one thread, and for one
-# channel they all lead to the same number in memory. Nobody owns a cell. Now all 50 queries, all levels, one head. **Predict**: on which level do strangers meet most?
+# Two do: a 4 means that all four add to it. Each arrow into the framed cell is one addition of one thread, and for one
+# channel they all lead to the same number in memory. Nobody owns a cell.
+#
+# Now all 50 queries, all levels, one head. **Predict**: on which level do strangers meet most?
 
 # %%
 m = 0
