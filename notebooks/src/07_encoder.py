@@ -168,8 +168,7 @@ for n in range(2):
 # %% [markdown]
 # The first layer looks further. But look at the last column: half of its attention, and a third of the second layer's,
 # falls off the map, where nothing is read. It is how a head says "nothing here": its weights must sum to 1, so it spends
-# them outside *(page 05)*. What such a token hears is half as loud, not half as much. The second layer works nearer by
-# and reads more, mostly on the finest level.
+# them outside *(page 05)*. The second layer works nearer by and reads more, mostly on the finest level.
 #
 # ## How far does it see?
 #

@@ -295,8 +295,8 @@ assert torch.equal(trace[offsets], other[offsets])
 # %% [markdown]
 # The first layer reads closely around the cross. It has not seen anything yet: its offsets are the same for every
 # image, as the last line asserts. In the later layers more of the weight leaves the box, nearly all of it for places
-# off the map, where there is nothing to read *(page 05)*: in the last layer 39% of what this query looks with. So the
-# weight inside the box is nearly all that it reads with, in every layer.
+# off the map, where there is nothing to read *(page 05)*: in the last layer 39% of what this query looks with. Of what it
+# does read, over nine tenths lies in the box, in every layer.
 #
 # ## Why must they talk?
 #
