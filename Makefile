@@ -1,56 +1,11 @@
-# make setup      .venv with everything the series and the tests need, and the fast operator if there is a compiler
-# make notebooks  set up, then execute the series into build/notebooks, with progress
-# make test       set up, then run the tests
-# make lab        set up, then open the series in JupyterLab
-# make pages      set up, then execute notebooks/src into the committed notebooks
-# make site       set up, then the committed notebooks as a web site in build/site, which needs no network to be read
-# make lint       set up, then check style
-# make bench      set up, then time the operator against its peers (about ten minutes, on an idle machine)
-# make sanitize   set up, then run the operator's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# `make` lists the targets. They are the tasks of bootstrap.py, which has the steps; what is in ARGS is passed on:
+#     make notebooks ARGS="00_tour 01_backbone_features"
+#     make test PYTHON=python3.12 DDETR_VENV=/somewhere/else ARGS="tests/ops"
 
 PYTHON ?= python3
-VENV := .venv
-BIN := $(VENV)/bin
-READY := $(VENV)/.ready
+TASKS := help setup notebooks test lab pages site lint bench sanitize clean
 
-.PHONY: setup notebooks test lab pages site lint bench sanitize clean
+.PHONY: $(TASKS)
 
-# Without a compiler the second step says so in a sentence, and the operator in plain PyTorch serves.
-setup: $(READY)
-	@$(BIN)/python -m ddetr.ops build || true
-
-# The stamp is written last, so that an interrupted set-up is taken up again.
-$(READY): pyproject.toml
-	@echo "Setting up $(VENV): PyTorch and its CUDA libraries take about 6 GB and a few minutes, once."
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -e ".[course,test]"
-	@touch $(READY)
-
-notebooks: setup
-	$(BIN)/python -m ddetr.course.pages --out build/notebooks
-
-test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup
-
-lab: setup
-	$(BIN)/jupyter lab notebooks
-
-pages: setup
-	$(BIN)/python -m ddetr.course.pages --out notebooks
-
-site: setup
-	$(BIN)/python -m ddetr.course.site --out build/site
-
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-
-bench: setup
-	$(BIN)/python benchmarks/ms_deform_attn.py
-
-sanitize: setup
-	bash tests/ops/sanitize.sh $(BIN)/python
-
-clean:
-	rm -rf $(VENV) build dist
+$(TASKS):
+	@$(PYTHON) bootstrap.py $@ $(ARGS)
