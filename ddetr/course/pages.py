@@ -107,10 +107,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("pages", nargs="*", metavar="PAGE", help="such as 00_tour; default: all")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the notebooks go")
     args = parser.parse_args(argv)
-    unknown = set(args.pages) - set(page_names())
+    try:
+        known = page_names()
+    except FileNotFoundError as error:
+        parser.error(str(error))
+    unknown = set(args.pages) - set(known)
     if unknown:
-        parser.error(f"no page {sorted(unknown)[0]!r}; pages are {', '.join(page_names())}")
-    names = args.pages or page_names()
+        parser.error(f"no page {sorted(unknown)[0]!r}; pages are {', '.join(known)}")
+    names = args.pages or known
     args.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for number, name in enumerate(names, start=1):
