@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,6 +18,12 @@ ROOT = Path(__file__).resolve().parent
 VENV = Path(os.environ.get("DDETR_VENV") or ROOT / ".venv").expanduser().absolute()
 PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 READY = VENV / ".ready"
+PYPROJECT = ROOT / "pyproject.toml"
+COST = (
+    "Once, about 6 GB and five minutes: most of it is CUDA for PyTorch, README.md says how to do with 1.5 GB."
+    if sys.platform == "linux"
+    else "Once, about 1.5 GB and a few minutes."
+)
 
 # What each task runs after setting up; "python" is the environment's.
 TASKS = {
@@ -83,22 +90,26 @@ def setup() -> None:
     if sys.version_info < (3, 10):  # noqa: UP036
         raise Failed(f"this is Python {sys.version.split()[0]}; 3.10 or newer is needed (make: PYTHON=python3.12)")
     # The stamp is written last, so that an interrupted set-up is taken up again.
-    wanted = hashlib.sha256(bytes(ROOT) + (ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    if READY.is_file() and READY.read_text() == wanted and succeeds(PYTHON, "-c", ""):
+    for_here, wanted = (hashlib.sha256(part).hexdigest() for part in (bytes(ROOT), PYPROJECT.read_bytes()))
+    stamp = READY.read_text().split() if READY.is_file() and succeeds(PYTHON, "-c", "") else []
+    if stamp == [for_here, wanted]:
         return
+    was_complete = stamp[:1] == [for_here]
     started, free = time.monotonic(), free_space(VENV)
-    say(f"Setting up {VENV} with {sys.executable} ({sys.version.split()[0]})")
-    if sys.platform == "linux":
-        say("About 6 GB and five minutes, once, most of it CUDA for PyTorch; README.md says how to do with 1.5 GB.")
+    if was_complete:
+        say(f"pyproject.toml has changed: bringing {VENV} up to date.")
     else:
-        say("About 1.5 GB and a few minutes, once.")
-    say(f"{free / 1e9:.0f} GB are free there.")
+        say(f"Setting up {VENV} with {sys.executable} ({sys.version.split()[0]}); {free / 1e9:.0f} GB are free there.")
+        say(COST)
     if not succeeds(PYTHON, "-m", "pip", "--version"):
         make_environment()
     for packages in (["--quiet", "pip>=21.3"], ["--editable", ".[course,test]"]):  # older ones cannot do the second
         if call([PYTHON, "-m", "pip", "install", *packages]):
+            if was_complete:  # without a network that may still do
+                say("It could not be brought up to date, pip says why. Going on with what is there.")
+                return
             raise Failed(pip_failed())
-    READY.write_text(wanted)
+    READY.write_text(f"{for_here} {wanted}")
     taken = (free - free_space(VENV)) / 1e9
     say(f"Set up in {(time.monotonic() - started) / 60:.0f} min, {taken:.1f} GB.")
 
@@ -114,7 +125,7 @@ def make_environment() -> None:
 
 
 def pip_failed() -> str:
-    temporary = Path(os.environ.get("TMPDIR") or ("/tmp" if os.name == "posix" else ROOT))
+    temporary = Path(tempfile.gettempdir())
     return (
         "pip could not install the packages; its last lines say why. It needs a network, and space:"
         f" {free_space(VENV) / 1e9:.1f} GB are free in {VENV}, {free_space(temporary) / 1e9:.1f} GB in {temporary},"

@@ -36,6 +36,8 @@ def build_editable(wheel_directory, config_settings=None, metadata_directory=Non
     return "small-1-py3-none-any.whl"
 """
 
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "", "PIP_CONFIG_FILE": os.devnull}
+
 PYTEST = """\
 import sys, time
 try:
@@ -78,11 +80,14 @@ def clean_environment():
 
 @pytest.fixture(scope="module")
 def ready(project):
-    """The project, set up; that it says what it does, and hands on options and status, is looked at here."""
+    """The project, set up after a first try that ended before pip was there: the environment is made anew."""
+    (project / ".venv" / "half").mkdir(parents=True)
+    (project / ".venv" / "pyvenv.cfg").touch()
     status, said, complaints = bootstrap(project, "test", "-k", "a b")
     assert "Setting up" in said, complaints
     assert "GB are free there" in said
     assert "Set up in" in said
+    assert not (project / ".venv" / "half").exists()
     assert said.splitlines()[-2:] == ["operator built", f"tests {project / '.venv'} ['-k', 'a b']"]
     assert status == 5
     return project
@@ -102,18 +107,19 @@ def test_make_hands_on(ready):
     assert done.returncode == 2  # make's word for a command that failed
 
 
-def test_an_interrupted_set_up_is_taken_up_again(ready):
-    """An environment of which pip did not get whole is made anew; one that lacks only packages is completed."""
-    (ready / ".venv" / ".ready").unlink()
-    shutil.rmtree(next((ready / ".venv").rglob("site-packages/pip")))
-    (ready / "pyproject.toml").touch()
-    _, said, complaints = bootstrap(ready, "setup")
-    assert "Set up in" in said, complaints
+def test_a_changed_pyproject_brings_the_environment_up_to_date(ready):
+    """Without a network what is there serves, and the next run tries again."""
     left = ready / ".venv" / "left"
     left.touch()
-    (ready / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
-    _, said, complaints = bootstrap(ready, "setup")
-    assert "Set up in" in said, complaints
+    for text, expected in (
+        (PYPROJECT.replace("requires = []", 'requires = ["no-such-package"]'), "Going on with what is there."),
+        (PYPROJECT + "# changed\n", "Set up in"),
+    ):
+        (ready / "pyproject.toml").write_text(text)
+        status, said, complaints = bootstrap(ready, "test", **OFFLINE)
+        assert said.startswith(f"pyproject.toml has changed: bringing {ready / '.venv'} up to date."), complaints
+        assert expected in said
+        assert status == 5
     assert left.exists()
 
 
@@ -140,14 +146,11 @@ def test_a_folder_that_is_no_environment_is_left_alone(project, tmp_path):
 
 
 def test_packages_that_cannot_be_had_are_one_sentence(ready, tmp_path):
-    """The environment that is there is kept and completed, whoever made it; without a network pip cannot do so."""
-    missing = PYPROJECT.replace("requires = []", 'requires = ["no-such-package"]')
+    """Another checkout with the same environment is another project: pip has to do its part first."""
     copy = tmp_path / "copy"
-    shutil.copytree(ready, copy, symlinks=True, ignore=shutil.ignore_patterns(".venv"))
-    (copy / "pyproject.toml").write_text(missing)
-    status, said, complaints = bootstrap(
-        copy, "test", DDETR_VENV=str(ready / ".venv"), PIP_NO_INDEX="1", PIP_FIND_LINKS="", PIP_CONFIG_FILE=os.devnull
-    )
+    shutil.copytree(ready, copy, ignore=shutil.ignore_patterns(".venv"))
+    (copy / "pyproject.toml").write_text(PYPROJECT.replace("requires = []", 'requires = ["no-such-package"]'))
+    status, said, complaints = bootstrap(copy, "test", DDETR_VENV=str(ready / ".venv"), **OFFLINE)
     assert status == 1
     assert "tests" not in said
     assert complaints.splitlines()[-1].startswith("error: pip could not install the packages")
