@@ -20,9 +20,9 @@ PYTHON = VENV / ("Scripts/python.exe" if sys.platform == "win32" else "bin/pytho
 READY = VENV / ".ready"
 PYPROJECT = ROOT / "pyproject.toml"
 COST = (
-    "Once, about 6 GB and five minutes: most of it is CUDA for PyTorch, README.md says how to do with 1.5 GB."
+    "Once, about 7 GB and a few minutes: most of it is CUDA for PyTorch, README.md says how to do with 2 GB."
     if sys.platform == "linux"
-    else "Once, about 1.5 GB and a few minutes."
+    else "Once, about 2 GB and a few minutes."
 )
 
 # What each task runs after setting up; "python" is the environment's.
