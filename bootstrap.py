@@ -115,6 +115,7 @@ def setup() -> None:
 
 
 def make_environment() -> None:
+    """An empty environment at VENV. Failed if the folder is something else, or Python cannot."""
     if VENV.is_dir() and any(VENV.iterdir()) and not (VENV / "pyvenv.cfg").is_file():
         raise Failed(f"{VENV} is no Python environment, and not empty: move it, or name another folder in DDETR_VENV")
     if call([sys.executable, "-m", "venv", "--clear", "--prompt", "ddetr", VENV]):
@@ -125,6 +126,7 @@ def make_environment() -> None:
 
 
 def pip_failed() -> str:
+    """What to look at when pip has failed."""
     temporary = Path(tempfile.gettempdir())
     return (
         "pip could not install the packages; its last lines say why. It needs a network, and space:"
@@ -140,6 +142,7 @@ def free_space(folder: Path) -> int:
 
 
 def succeeds(*command: str | Path) -> bool:
+    """Whether a command can be run and ends well; what it says is nobody's business."""
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     except OSError:
@@ -171,6 +174,7 @@ def clean() -> int:
 
 
 def say(line: str) -> None:
+    """Print at once, before what the next command prints."""
     print(line, flush=True)
 
 
