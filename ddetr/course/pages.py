@@ -85,7 +85,8 @@ def _colab_cell() -> nbformat.NotebookNode:
 def execute(page: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
     """Run every cell, from `folder`; returns the page with its outputs. CellExecutionError if one fails."""
     client = NotebookClient(
-        page, timeout=BUDGET_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(folder)}},
+        page, timeout=BUDGET_SECONDS, startup_timeout=BUDGET_SECONDS,  # a first start, from a slow disk, takes long
+        kernel_name="python3", resources={"metadata": {"path": str(folder)}},
         record_timing=False, coalesce_streams=True,  # or a busy machine cuts a text in two
         store_widget_state=False, extra_arguments=["--log-level=40"],  # errors only
     )  # fmt: skip
