@@ -114,3 +114,10 @@ def test_the_notebooks_are_not_in_the_wheel_and_it_says_so(monkeypatch, capsys, 
     with pytest.raises(SystemExit, match="2"):
         pages.main(["--out", str(tmp_path)])
     assert "run this from a checkout of the repository" in capsys.readouterr().err
+
+
+def test_a_place_for_the_notebooks_that_cannot_be_made_is_one_sentence(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match="2"):
+        pages.main(["--out", str(tmp_path / "file" / "pages")])
+    assert capsys.readouterr().err.rstrip().endswith("(Not a directory): name another folder by --out")

@@ -116,7 +116,10 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no page {sorted(unknown)[0]!r}; pages are {', '.join(known)}")
     names = args.pages or known
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{args.out} cannot be made ({error.strerror}): name another folder by --out")
     failed = []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name} ...", end=" ", flush=True)
