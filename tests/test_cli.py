@@ -310,7 +310,8 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES, ids=[message for _, message in MISTAKES])
-def test_mistakes_get_one_sentence(run, toy, tmp_path, capsys, arguments, message):
+def test_mistakes_get_one_sentence(run, toy, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)  # the default of eval's --out is here, and the checkout may be read-only
     (tmp_path / "file").touch()
     places = {
         "OUT": str(tmp_path / "out"),
