@@ -29,7 +29,7 @@ COST = (
 TASKS = {
     "setup": [],
     "notebooks": ["python -m ddetr.course.pages --out build/notebooks"],
-    "test": ["python -m pytest"],
+    "test": ["python -m pytest -n auto --maxprocesses 8 --dist loadgroup"],
     "lab": ["python -m jupyterlab notebooks"],
     "pages": ["python -m ddetr.course.pages --out notebooks"],
     "site": ["python -m ddetr.course.site --out build/site"],

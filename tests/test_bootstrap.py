@@ -10,7 +10,19 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("bootstrap")  # the environment is made once
 ROOT = Path(__file__).parents[1]
+
+
+def load():
+    """bootstrap.py as a module, its constants computed anew."""
+    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+OPTIONS = load().TASKS["test"][0].split()[3:]
 
 PYPROJECT = """\
 [build-system]
@@ -88,14 +100,14 @@ def ready(project):
     assert "GB are free there" in said
     assert "Set up in" in said
     assert not (project / ".venv" / "half").exists()
-    assert said.splitlines()[-2:] == ["operator built", f"tests {project / '.venv'} ['-k', 'a b']"]
+    assert said.splitlines()[-2:] == ["operator built", f"tests {project / '.venv'} {[*OPTIONS, '-k', 'a b']}"]
     assert status == 5
     return project
 
 
 def test_the_second_time_nothing_is_set_up(ready):
     status, said, _ = bootstrap(ready, "test")
-    assert said.splitlines() == ["operator built", f"tests {ready / '.venv'} []"]
+    assert said.splitlines() == ["operator built", f"tests {ready / '.venv'} {OPTIONS}"]
     assert status == 5
 
 
@@ -103,7 +115,7 @@ def test_the_second_time_nothing_is_set_up(ready):
 def test_make_hands_on(ready):
     command = ["make", "test", f"PYTHON={sys.executable}", "ARGS=-x tests/ops"]
     done = subprocess.run(command, cwd=ready, env=clean_environment(), capture_output=True, text=True)
-    assert "['-x', 'tests/ops']" in done.stdout, done.stderr
+    assert str([*OPTIONS, "-x", "tests/ops"]) in done.stdout, done.stderr
     assert done.returncode == 2  # make's word for a command that failed
 
 
@@ -191,11 +203,3 @@ def test_windows_has_its_python_elsewhere(monkeypatch):
 def test_make_has_the_same_tasks():
     targets = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("TASKS :="))
     assert targets.split()[2:] == ["help", *load().TASKS, "clean"]
-
-
-def load():
-    """bootstrap.py as a module, its constants computed anew."""
-    spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "bootstrap.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

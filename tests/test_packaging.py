@@ -13,6 +13,7 @@ import pytest
 import ddetr
 from ddetr.course import pages
 
+pytestmark = pytest.mark.xdist_group("packaging")  # the wheel is built once
 ROOT = Path(__file__).parents[1]
 
 USED_ELSEWHERE = """
