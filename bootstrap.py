@@ -120,8 +120,9 @@ def make_environment() -> None:
         raise Failed(f"{VENV} is no Python environment, and not empty: move it, or name another folder in DDETR_VENV")
     if call([sys.executable, "-m", "venv", "--clear", "--prompt", "ddetr", VENV]):
         raise Failed(
-            f"Python could not make an environment in {VENV}; it says why above. On Debian and Ubuntu the package"
-            " python3-venv may be missing; where the folder cannot be written, DDETR_VENV=FOLDER names another."
+            f"Python could not make an environment in {VENV}, where {free_space(VENV) / 1e9:.1f} GB are free; it says"
+            " why above. On Debian and Ubuntu the package python3-venv may be missing; where the folder cannot be"
+            " written, DDETR_VENV=FOLDER names another."
         )
 
 
