@@ -4,7 +4,7 @@
 # make lab        set up, then open the series in JupyterLab
 # make pages      set up, then execute notebooks/src into the committed notebooks
 # make site       set up, then the committed notebooks as a web site in build/site, which needs no network to be read
-# make lint       set up, then check style
+# make lint       set up, then check style and types
 # make bench      set up, then time the operator against its peers (about ten minutes, on an idle machine)
 # make sanitize   set up, then run the operator's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
@@ -45,6 +45,7 @@ site: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: setup
 	$(BIN)/python benchmarks/ms_deform_attn.py

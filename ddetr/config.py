@@ -113,7 +113,7 @@ class DeformableDETRConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+            _check_type(field.name, getattr(self, field.name), str(field.type))
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
         for name in (

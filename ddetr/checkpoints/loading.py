@@ -299,7 +299,7 @@ def _backbone_of(shapes: dict[str, tuple[int, ...]]) -> str:
         for stage in range(1, 5)
     )
     bottleneck = "backbone.body.layer1.0.conv3.weight" in shapes
-    known = {
+    known: dict[tuple[tuple[int, ...], bool], str] = {
         ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101",
         ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
     }  # fmt: skip

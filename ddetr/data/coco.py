@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .images import UPRIGHT, DataError, Orientation, read_image
 from .json_files import is_number, read_json
-from .transforms import Sample, as_boxes, eval_transform
+from .transforms import Sample, Transform, as_boxes, eval_transform
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class CocoDetection(Dataset):
         self,
         image_dir: str | Path,
         annotation_file: str | Path,
-        transform: Callable[[Sample], Sample] | None = None,
+        transform: Transform | None = None,
         *,
         skip_bad_images: bool = False,
         categories: list[dict[str, Any]] | None = None,

@@ -79,7 +79,7 @@ def read_image(path: str | Path | BinaryIO, name: str | None = None) -> tuple[Im
             with Image.open(path) as file:
                 if file.width * file.height > MAX_PIXELS:  # known from its first bytes, before any is unpacked
                     raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
-                orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG), UPRIGHT)
+                orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG, 1), UPRIGHT)
                 return upright_rgb(file), orientation
     except FileNotFoundError:
         raise DataError(f"image file {name} is missing") from None

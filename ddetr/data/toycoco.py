@@ -209,7 +209,8 @@ def _draw_split(
     folder.mkdir(exist_ok=True)
     first = 1 if split == "train" else 1_000_001
     jobs = [(folder, seed, split, image_id, ids) for image_id in range(first, first + count)]
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         for record, found in pool.map(_draw_image, jobs, chunksize=16) if pool else map(_draw_image, jobs):
             images.append(record)

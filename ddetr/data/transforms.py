@@ -16,6 +16,8 @@ from torchvision.transforms.v2 import functional as F
 from .images import normalize_image, upright_rgb
 
 Sample = tuple[Tensor, dict[str, Any]]
+Transform = Callable[[Any, dict[str, Any]], Sample]
+"""From a picture, PIL or tensor, and its target to what the model takes."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class RandomSizeCrop(v2.Transform):
         return _randint(min(self.min_size, side), min(self.max_size, side))
 
 
-def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
+def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
     """The paper's augmentation: flip, then a resize, or a resize, a crop and another resize, each half of the time."""
     resize = ResizeShortest(list(resolution.train_sizes), resolution.max_size)
     scale = resolution.test_size / 800
@@ -81,12 +83,12 @@ def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Samp
     )
 
 
-def light_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
+def light_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
     """A flip and the resize of the test: for data that is plentiful, and for runs too short to get bored of it."""
     return v2.Compose([v2.RandomHorizontalFlip(), ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
 
 
-def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
+def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
     """One resize of the shorter side, nothing drawn."""
     return v2.Compose([ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
 

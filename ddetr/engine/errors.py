@@ -107,7 +107,7 @@ def error_breakdown(
 def format_errors(breakdown: ErrorBreakdown) -> str:
     """A table of how many detections and objects are of each kind."""
     detections, objects = breakdown.detection_counts(), breakdown.object_counts()
-    rows = [("", "detections", "objects")]
+    rows: list[Sequence[str]] = [("", "detections", "objects")]
     for kind in dict.fromkeys(DETECTION_KINDS[:-1] + OBJECT_KINDS + (CROWD,)):
         if kind != CROWD or detections[CROWD]:
             rows.append((kind, *(str(counts[kind]) if kind in counts else "" for counts in (detections, objects))))
@@ -142,8 +142,8 @@ def _compare(found: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> 
         detections.append(_outcome(True, result, str(kinds[d]), result["score"], *held_against))
     objects = []
     for g in np.flatnonzero(~crowd).tolist():
-        d = nearest.get(g)
-        near_by = (MISSED, None, None, 0) if d is None else (str(kinds[d]), found[d]["score"], found[d], iou[d, g])
+        by = nearest.get(g)
+        near_by = (MISSED, None, None, 0) if by is None else (str(kinds[by]), found[by]["score"], found[by], iou[by, g])
         objects.append(_outcome(False, annotations[g], *near_by))
     return detections, objects
 

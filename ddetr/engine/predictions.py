@@ -79,7 +79,7 @@ def read_predictions(path: str | Path) -> Predictions:
         raise DataError(f"{path} holds no predictions: no list in COCO's results format, and none called 'results'")
     for index, result in enumerate(contents["results"]):
         _check_result(result, f"{path}: results[{index}]")
-    predictions = Predictions(*(contents.get(name) for name in Predictions._fields))
+    predictions = Predictions(contents["results"], *(contents.get(name) for name in Predictions._fields[1:]))
     _check_about(predictions, path)
     return predictions
 

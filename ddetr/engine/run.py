@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ class TrainOptions:
     @property
     def length(self) -> float:
         """In epochs or minutes."""
-        return self.epochs if self.minutes is None else self.minutes
+        return cast(float, self.epochs if self.minutes is None else self.minutes)
 
     @property
     def images_per_step(self) -> int:

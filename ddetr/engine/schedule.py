@@ -108,7 +108,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> floa
     If the norm is not finite the gradients are left as they are, for whoever looks for the cause.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm and norm.isfinite():
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return float(norm)

@@ -113,7 +113,9 @@ def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -
     judge = _judge(coco, results, image_ids)
     precision, recall = (judge.eval[name][..., -1] for name in ("precision", "recall"))  # (T, R, K, A), (T, K, A)
     objects = _count_objects(judge)  # (K, A)
-    categories = [{"id": int(id), "name": str(coco.cats[id]["name"])} for id in judge.params.catIds]
+    categories: list[dict[str, Any]] = [
+        {"id": int(id), "name": str(coco.cats[id]["name"])} for id in judge.params.catIds
+    ]
     per_category = [
         _group(category["name"], objects[k, 0], precision[:, :, k, 0], recall[:, k, 0], category["id"])
         for k, category in enumerate(categories)
@@ -139,7 +141,7 @@ def format_metrics(metrics: dict[str, float]) -> str:
 
 def format_groups(groups: Iterable[GroupScore]) -> str:
     """Scores by category or by size, as a table."""
-    rows = [("", "objects", "AP", "AP50", "AP75", "AR")]
+    rows: list[Sequence[str]] = [("", "objects", "AP", "AP50", "AP75", "AR")]
     for group in groups:
         numbers = (format_score(value) for value in (group.ap, group.ap50, group.ap75, group.ar))
         rows.append((printable(group.name), str(group.objects), *numbers))
@@ -193,8 +195,8 @@ def _count_objects(judge: COCOeval) -> np.ndarray:
 
 def _group(name: str, objects: int, precision: np.ndarray, recall: np.ndarray, id: int | None = None) -> GroupScore:
     """precision (T, R, ...), recall (T, ...), where T runs over IoU 0.50, 0.55, ... 0.95."""
-    means = (_mean(values) for values in (precision, precision[0], precision[5], recall))
-    return GroupScore(name, int(objects), *means, category_id=id)
+    ap, ap50, ap75, ar = map(_mean, (precision, precision[0], precision[5], recall))
+    return GroupScore(name, int(objects), ap, ap50, ap75, ar, id)
 
 
 def _mean(values: np.ndarray) -> float:

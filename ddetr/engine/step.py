@@ -45,8 +45,8 @@ def train_step(state: TrainState, images: list[Tensor], targets: Targets, option
         ValueError: images or targets that the model does not take; names the image ids.
         FloatingPointError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
     """
-    num_boxes = sum(len(target["labels"]) for target in targets)
-    num_images, num_boxes = distributed.sum_over_ranks(len(images), num_boxes)
+    own_boxes = sum(len(target["labels"]) for target in targets)
+    num_images, num_boxes = distributed.sum_over_ranks(len(images), own_boxes)
     if not num_images:
         return StepReport({}, 0.0, 0, 0.0)
     state.images_seen += int(num_images)

@@ -1,5 +1,7 @@
 """The losses: focal, L1 and GIoU, at every decoder layer, and once for the encoder's proposals."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -30,7 +32,7 @@ class Criterion(nn.Module):
         self.config = config
         self.matcher = HungarianMatcher(config)
 
-    def forward(self, output, targets: list[Target], num_boxes: float | None = None) -> dict[str, Tensor]:
+    def forward(self, output: Any, targets: list[Target], num_boxes: float | None = None) -> dict[str, Tensor]:
         """output: a `DetrOutput` -> weighted losses; their sum is what to call backward on.
 
         `loss_class`, `loss_bbox`, `loss_giou` of the last layer, `..._0`, `..._1` of the earlier ones (with
@@ -38,15 +40,14 @@ class Criterion(nn.Module):
 
         num_boxes: what to divide by instead of this batch's `num_boxes`, when it is a part of a larger one.
         """
-        if num_boxes is None:
-            num_boxes = self.num_boxes(targets, output.pred_logits.device)
-        losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, num_boxes)
+        divisor = self.num_boxes(targets, output.pred_logits.device) if num_boxes is None else num_boxes
+        losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, divisor)
         if self.config.aux_loss:
             for n, (logits, boxes) in enumerate(output.aux):
-                losses |= self.layer_losses(logits, boxes, targets, num_boxes, suffix=f"_{n}")
+                losses |= self.layer_losses(logits, boxes, targets, divisor, suffix=f"_{n}")
         if output.enc_logits is not None:
             as_objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
-            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, as_objects, num_boxes, suffix="_enc")
+            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, as_objects, divisor, suffix="_enc")
         return losses
 
     def num_boxes(self, targets: list[Target], device: torch.device) -> Tensor:

@@ -66,7 +66,7 @@ class HungarianMatcher(nn.Module):
         Raises:
             FloatingPointError: a prediction is NaN or infinite, so there is no cost to compare.
         """
-        costs = [self.cost(*predicted, target) for *predicted, target in zip(logits, boxes, targets, strict=True)]
+        costs = [self.cost(*image) for image in zip(logits, boxes, targets, strict=True)]
         # One copy to the host for the whole batch: each is a wait for the GPU.
         on_host = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
         return [

@@ -6,7 +6,7 @@ steps as `DeformableDETR.forward_batch`, and listens to their modules with forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,11 +144,12 @@ def _listening(model: DeformableDETR, trace: Trace) -> Iterator[None]:
 
         body = model.backbone.body
         listen(body.maxpool, "backbone", "stem")
-        for stage in range(1, 5):
-            listen(getattr(body, f"layer{stage}"), "backbone", f"c{stage + 1}")
+        for number in range(1, 5):
+            listen(getattr(body, f"layer{number}"), "backbone", f"c{number + 1}")
         for level, project in enumerate(model.neck.levels):
             listen(project, "neck", f"level{level}")
-        for part, layers in (("encoder", model.encoder.layers), ("decoder", model.decoder.layers)):
+        stacks: dict[str, Iterable[Any]] = {"encoder": model.encoder.layers, "decoder": model.decoder.layers}
+        for part, layers in stacks.items():
             for n, layer in enumerate(layers):
                 stage = f"{part}.layer{n}"
                 if part == "decoder":

@@ -118,7 +118,9 @@ def _why_not(name: str) -> str | None:
     return native.unavailable(name)
 
 
-def _run_native(operator: Callable[..., Tensor], value: Tensor, level_sizes: list[tuple[int, int]], *sampling: Tensor):
+def _run_native(
+    operator: Callable[..., Tensor], value: Tensor, level_sizes: list[tuple[int, int]], *sampling: Tensor
+) -> Tensor:
     # The kernels add up, and place points, at least in float32 (see grid_sample).
     dtype = torch.promote_types(value.dtype, torch.float32)
     flat = [size for pair in level_sizes for size in pair]
