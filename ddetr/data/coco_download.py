@@ -100,9 +100,11 @@ class CocoServer:
         self._reached = False
 
     def listing(self, split: str) -> None:
+        """None: a server does not list its photos."""
         return None
 
     def stop(self) -> None:
+        """Make every waiting download give up."""
         self._stopped.set()
 
     def photo(self, split: str, name: str, check: Callable[[bytes], None]) -> bytes:

@@ -26,6 +26,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """Batch norm with fixed statistics and affine, as buffers: detection batches are too small to estimate them."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape."""
         # One fused pass; torchvision's own form multiplies and adds in two.
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
