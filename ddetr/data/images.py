@@ -140,6 +140,6 @@ def normalize_image(image: Image.Image | np.ndarray | Tensor) -> Tensor:
 
 
 def denormalize_image(image: Tensor) -> Tensor:
-    """The reverse of `normalize_image`: (3, H, W) float -> (3, H, W) uint8."""
+    """The reverse of `normalize_image`: image (3, H, W) float -> (3, H, W) uint8."""
     mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((image.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)

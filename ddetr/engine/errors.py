@@ -72,6 +72,8 @@ def error_breakdown(
 ) -> ErrorBreakdown:
     """Put every detection with a score above `threshold`, and every object, into exactly one kind.
 
+    coco: the annotations; results: the detections in COCO's format; image_ids: the images that count.
+
     After the idea of TIDE (Bolya et al., ECCV 2020), with its two thresholds on IoU. Detections are first matched to
     objects of their class as COCO matches at IoU 0.5: by descending score, each to the best object that is still free.
     A detection is then, by the first of these that holds:
@@ -105,7 +107,7 @@ def error_breakdown(
 
 
 def format_errors(breakdown: ErrorBreakdown) -> str:
-    """A table of how many detections and objects are of each kind."""
+    """`breakdown` as a table of how many detections and objects are of each kind."""
     detections, objects = breakdown.detection_counts(), breakdown.object_counts()
     rows: list[Sequence[str]] = [("", "detections", "objects")]
     for kind in dict.fromkeys(DETECTION_KINDS[:-1] + OBJECT_KINDS + (CROWD,)):

@@ -56,12 +56,14 @@ TINY_RECIPE = Recipe(lr=4e-4, backbone_factor=1.0, warmup=100, augment="light", 
 
 
 def default_recipe(config: DeformableDETRConfig) -> Recipe:
-    """What a model is trained with: the tiny ones from scratch, the others as in the paper."""
+    """What a model of this `config` is trained with: the tiny ones from scratch, the others as in the paper."""
     return TINY_RECIPE if config.backbone == "resnet10" else PAPER_RECIPE
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """AdamW's groups, each with a `name`: "transformer", "backbone", and "slow" for what places the samples.
+    """AdamW's groups for `model`, each with a `name`: "transformer", "backbone", "slow" for what places the samples.
+
+    The rates are those of `recipe`.
 
     Every trainable parameter is in exactly one; frozen ones are in none.
     """
@@ -84,7 +86,7 @@ def _group_of(name: str) -> str:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; fused, because a tiny model has many small tensors to update."""
+    """AdamW over `parameter_groups` by `recipe`; fused, because a tiny model has many small tensors to update."""
     groups = parameter_groups(model, recipe)
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 

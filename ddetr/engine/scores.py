@@ -57,7 +57,7 @@ class PrecisionRecall(NamedTuple):
     categories: list[dict[str, Any]]
 
     def curve(self, category_id: int | None = None, iou: float | None = None) -> np.ndarray:
-        """Precision (R,) of one category at one IoU threshold; None averages over all of them.
+        """Precision (R,) of `category_id` at the IoU threshold `iou`; None averages over all of them.
 
         NaN where there is no object. The mean of a curve is its average precision.
 
@@ -109,7 +109,10 @@ class Evaluation(NamedTuple):
 
 
 def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> Evaluation:
-    """Judge box detections, in COCO's results format, on `image_ids`. `results` are left as they are."""
+    """Judge box detections, `results` in COCO's format, by the annotations `coco`, on the images of `image_ids` alone.
+
+    `results` are left as they are.
+    """
     judge = _judge(coco, results, image_ids)
     precision, recall = (judge.eval[name][..., -1] for name in ("precision", "recall"))  # (T, R, K, A), (T, K, A)
     objects = _count_objects(judge)  # (K, A)
@@ -129,18 +132,18 @@ def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -
 
 
 def coco_metrics(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-    """COCOeval's twelve numbers for box detections on `image_ids`."""
+    """COCOeval's twelve numbers; coco, results and image_ids as for `score`."""
     return score(coco, results, image_ids).metrics
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
-    """The twelve numbers in two rows, as people quote them; "-" where there was nothing to measure."""
+    """The twelve numbers in `metrics` in two rows, as people quote them; "-" where there was nothing to measure."""
     rows = (METRICS[:6], METRICS[6:])
     return "\n".join("  ".join(f"{name} {format_score(metrics[name])}" for name in row) for row in rows)
 
 
 def format_groups(groups: Iterable[GroupScore]) -> str:
-    """Scores by category or by size, as a table."""
+    """The scores of `groups`, by category or by size, as a table."""
     rows: list[Sequence[str]] = [("", "objects", "AP", "AP50", "AP75", "AR")]
     for group in groups:
         numbers = (format_score(value) for value in (group.ap, group.ap50, group.ap75, group.ar))

@@ -35,7 +35,9 @@ class StepReport(NamedTuple):
 
 
 def train_step(state: TrainState, images: list[Tensor], targets: Targets, options: TrainOptions) -> StepReport:
-    """One optimiser step on this process's images, in parts of `batch_size`. `state.step` is left to the caller.
+    """One optimiser step on this process's images, in parts of `options.batch_size`.
+
+    `state.step` is left to the caller.
 
     All losses are divided by the number of objects in the whole step, whatever part or process they are in, so that
     the gradient is that of one big batch. What is not the same: a part is padded to its own largest image, and dropout
