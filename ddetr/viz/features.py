@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of
+from .figures import LEVEL_COLOURS, Figure, frame, halo, label_axes, pixels_of
 
-ON_PHOTO = [withStroke(linewidth=3.5, foreground="white")]
+ON_PHOTO = halo(3.5)
 
 
 def map_colours(feature: Tensor) -> np.ndarray:
@@ -120,9 +119,3 @@ def picture(axes: Axes, image: Tensor, faded: bool = False) -> None:
         pixels = (0.4 * grey).astype(np.uint8)
     axes.imshow(pixels, extent=(0, image.shape[2], image.shape[1], 0))
     label_axes(axes, "x (pixels)", "y (pixels)")
-
-
-def frame(axes: Axes, level: int) -> None:
-    """A border in the level's colour."""
-    for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[level] if level < len(LEVEL_COLOURS) else INK, linewidth=3)
