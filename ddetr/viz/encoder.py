@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from .features import main_colours
 from .figures import INK, LINE_STYLES, Figure, frame, halo, label_axes, pixels_of, whole_ticks
 
 LevelSizes = Sequence[tuple[int, int]]
@@ -141,14 +142,8 @@ def cost_curves(
 
 
 def _colours(tokens: Tensor, level_sizes: LevelSizes) -> list[np.ndarray]:
-    tokens = tokens.detach().float().cpu()
     weight = torch.cat([torch.full((h * w, 1), 1 / (h * w)) for h, w in level_sizes]) / len(level_sizes)
-    centred = tokens - (tokens * weight).sum(0)
-    _, _, directions = torch.linalg.svd((centred * weight).T @ centred)
-    directions = directions[:3] * directions[:3].sum(1, keepdim=True).sign()  # fixed, so that it always looks the same
-    parts = centred @ directions.T  # (S, 3)
-    low, high = parts.quantile(0.02, 0), parts.quantile(0.98, 0)
-    colours = ((parts - low) / (high - low + 1e-9)).clamp(0, 1)
+    colours = main_colours(tokens.detach().float().cpu(), weight)
     return [cells.numpy() for cells in split_levels(colours, level_sizes)]
 
 

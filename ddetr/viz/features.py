@@ -22,12 +22,17 @@ def map_colours(feature: Tensor) -> np.ndarray:
     """
     C, h, w = feature.shape
     cells = feature.detach().float().cpu().reshape(C, h * w).T
-    cells = cells - cells.mean(0)
-    _, _, directions = torch.linalg.svd(cells.T @ cells)
-    directions = directions[:3] * directions[:3].sum(1, keepdim=True).sign()
-    parts = cells @ directions.T  # (h*w, 3)
+    return main_colours(cells, torch.full((h * w, 1), 1 / (h * w))).reshape(h, w, 3).numpy()
+
+
+def main_colours(cells: Tensor, weight: Tensor) -> Tensor:
+    """(N, C) -> (N, 3) in [0, 1]: the main directions of all cells; weight (N, 1), how much each counts, sums to 1."""
+    centred = cells - (cells * weight).sum(0)
+    _, _, directions = torch.linalg.svd((centred * weight).T @ centred)
+    directions = directions[:3] * directions[:3].sum(1, keepdim=True).sign()  # fixed, so that it always looks the same
+    parts = centred @ directions.T  # (N, 3)
     low, high = parts.quantile(0.02, 0), parts.quantile(0.98, 0)
-    return ((parts - low) / (high - low + 1e-9)).clamp(0, 1).reshape(h, w, 3).numpy()
+    return ((parts - low) / (high - low + 1e-9)).clamp(0, 1)
 
 
 def feature_colours(image: Tensor, maps: Sequence[Tensor], names: Sequence[str]) -> Figure:
