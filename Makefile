@@ -3,7 +3,7 @@
 #     make test PYTHON=python3.12 DDETR_VENV=/somewhere/else ARGS="tests/ops"
 
 PYTHON ?= python3
-TASKS := help setup notebooks test lab pages site lint bench sanitize clean
+TASKS := help setup notebooks test lab pages site docs lint bench sanitize clean
 
 .PHONY: $(TASKS)
 

@@ -33,7 +33,12 @@ TASKS = {
     "lab": ["python -m jupyterlab notebooks"],
     "pages": ["python -m ddetr.course.pages --out notebooks"],
     "site": ["python -m ddetr.course.site --out build/site"],
-    "lint": ["python -m ruff check .", "python -m ruff format --check ."],
+    "docs": [
+        "python -m pip install --quiet --editable .[docs]",
+        "python -m pdoc --docformat google --no-show-source --output-directory build/docs ddetr ddetr.ops ddetr.models"
+        " ddetr.losses ddetr.data ddetr.engine ddetr.checkpoints ddetr.course ddetr.viz ddetr.viz.sampling_explorer",
+    ],
+    "lint": ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"],
     "bench": ["python benchmarks/ms_deform_attn.py"],
     "sanitize": ["bash tests/ops/sanitize.sh python"],
 }
@@ -47,7 +52,8 @@ python bootstrap.py TASK [OPTION ...]     (or make TASK ARGS="OPTION ...")
   lab        set up, then open the series in JupyterLab
   pages      set up, then execute notebooks/src into the committed notebooks
   site       set up, then the committed notebooks as a web site in build/site, which needs no network to be read
-  lint       set up, then check style
+  docs       set up, then the API reference from the docstrings in build/docs, which needs no network to be read
+  lint       set up, then check style and types
   bench      set up, then time the operator against its peers (about ten minutes, on an idle machine)
   sanitize   set up, then run the operator's tests under AddressSanitizer and UndefinedBehaviorSanitizer
   clean      remove .venv, build and dist

@@ -1,4 +1,4 @@
-"""`python -m ddetr train | eval | predict | trace | data | doctor`. Each command is a module of `ddetr.commands`."""
+"""`python -m ddetr COMMAND`; each command is a module of `ddetr.commands`."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def load_into(model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path,
 
 
 def infer_config(state: Mapping[str, Tensor]) -> DeformableDETRConfig:
-    """The config of a checkpoint in any of the namings, read off its shapes.
+    """The config of a checkpoint's `state`, in any of the namings, read off its shapes.
 
     Shapes do not tell the number of heads (8 is assumed, as in the paper) nor dilation (none).
 
@@ -180,7 +180,7 @@ def load_pretrained(source: str | Path, *, num_classes: int | None = None, **ove
 
 
 def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDETR:
-    """A copy of `model` for other classes: fresh class heads (prior bias included), everything else kept."""
+    """A copy of `model` for `num_classes` classes: fresh class heads, with the prior bias; everything else kept."""
     new = DeformableDETR(model.config.replace(num_classes=num_classes))
     kept = {name: tensor for name, tensor in model.state_dict().items() if "class_embed" not in name}
     new.load_state_dict(new.state_dict() | kept)
@@ -223,7 +223,7 @@ def _find_file(source: str | Path) -> Path:
 
 
 def shipped_file(name: str) -> Path:
-    """A file of `data/weights`, in a clone or in an installed package. FileNotFoundError if it is not there."""
+    """The file `name` of `data/weights`, in a clone or in an installed package. FileNotFoundError if it is not."""
     package = Path(__file__).parents[1]
     for folder in (package / "weights", package.parent / "data" / "weights"):
         if (folder / name).is_file():
@@ -299,7 +299,7 @@ def _backbone_of(shapes: dict[str, tuple[int, ...]]) -> str:
         for stage in range(1, 5)
     )
     bottleneck = "backbone.body.layer1.0.conv3.weight" in shapes
-    known = {
+    known: dict[tuple[tuple[int, ...], bool], str] = {
         ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101",
         ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
     }  # fmt: skip

@@ -199,8 +199,8 @@ def _place_head(name: str, decoder_layers: int, box_refine: bool, two_stage: boo
 def _join_projections(state: dict[str, Tensor], source: dict[str, str]) -> None:
     """Hugging Face keeps query, key and value projections apart; PyTorch's attention stacks them."""
     pattern = re.compile(r"(decoder\.layers\.\d+\.self_attn\.)q_proj\.(weight|bias)")
-    for name in [name for name in state if pattern.fullmatch(name)]:
-        prefix, kind = pattern.fullmatch(name).groups()
+    for match in list(filter(None, map(pattern.fullmatch, state))):
+        prefix, kind = match.groups()
         parts = [f"{prefix}{letter}_proj.{kind}" for letter in "qkv"]
         if all(part in state for part in parts):
             joined = f"{prefix}in_proj_{kind}"

@@ -38,7 +38,7 @@ def _inert_class(name: str) -> type:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read .safetensors, or a PyTorch file (.pth, .pt) as the official code and mmdetection write them.
+    """Read `path`: .safetensors, or a PyTorch file (.pth, .pt) as the official code and mmdetection write them.
 
     Pickled code is never executed: PyTorch's restricted reader builds tensors and plain containers, and objects of any
     other class (training arguments, log buffers) become inert placeholders.

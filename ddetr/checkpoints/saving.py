@@ -15,7 +15,7 @@ from ..models import DeformableDETR
 
 
 def save_model(model: DeformableDETR, path: str | Path, *, half: bool = False) -> None:
-    """Write weights, config and categories as one .safetensors file, which `load_pretrained` reads.
+    """Write weights, config and categories of `model` to `path`, a .safetensors file that `load_pretrained` reads.
 
     `half` stores float16, half the size, for weights that are only used; they are float32 again when loaded.
 
@@ -34,7 +34,10 @@ def save_model(model: DeformableDETR, path: str | Path, *, half: bool = False) -
 
 
 def save_training_state(state: dict[str, Any], path: str | Path) -> None:
-    """Write tensors, numbers, strings and containers of them with torch.save, atomically. OSError as above."""
+    """Write `state`, tensors, numbers, strings and containers of them, to `path` with torch.save, atomically.
+
+    OSError as of `save_model`.
+    """
     with replacing(path) as temporary:
         try:
             torch.save(state, temporary)
