@@ -160,7 +160,7 @@ def _in_words(state: AttentionState, reading: Reading, before: Tensor | None) ->
     shares = ", ".join(f"{share:.3f}" for share in reading.weights.sum(1).tolist())
     sentences = [
         f"Head {state.head}: weight by level {shares}; heaviest is point {point} of level {level}, "
-        f"{reading.weights.max():.3f}, at ({x:.3f}, {y:.3f}) of the map; {outside} of {reading.weights.numel()} outside",
+        f"{reading.weights.max():.3f}, at ({x:.3f}, {y:.3f}) of the map; {outside} points outside",
         f"Output of length {reading.output.norm():.3f}",
     ]
     if before is not None:

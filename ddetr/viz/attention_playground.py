@@ -44,9 +44,7 @@ class QueryPanel(ipywidgets.HBox):
             value=int(logits[start.head].amax(1).argmax()), description="points of",
         )  # fmt: skip
         low, high = min(-8, math.floor(logits.min())), max(8, math.ceil(logits.max()))
-        self.sliders = [
-            FloatSlider(min=low, max=high, step=0.1, description=f"logit of {point}") for point in range(P)
-        ]
+        self.sliders = [FloatSlider(min=low, max=high, step=0.1, description=f"logit of {point}") for point in range(P)]
         super().__init__(
             [self.handles, ipywidgets.VBox([self.level, *self.sliders])], offsets=offsets.tolist(),
             logits=logits.tolist(), layout={"flex_flow": "row wrap"},
