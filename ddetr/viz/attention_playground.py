@@ -15,7 +15,7 @@ from .attention import AttentionState, draw, read
 from .figures import LEVEL_COLOURS
 from .handles import Handles
 from .sandbox import Sandbox
-from .sandboxes import as_png
+from .sandboxes import as_png, is_rounded
 
 
 class QueryPanel(ipywidgets.HBox):
@@ -78,8 +78,10 @@ class QueryPanel(ipywidgets.HBox):
 
     def _weighed(self, change: dict[str, Any]) -> None:
         point, logits = self.sliders.index(change["owner"]), _copied(self.logits)
-        logits[self._head][self.level.value][point] = change["new"]
-        self.logits = logits
+        mine = logits[self._head][self.level.value]
+        if not is_rounded(change["new"], mine[point], change["owner"].step):
+            mine[point] = change["new"]
+            self.logits = logits
 
 
 def attention_playground(start: AttentionState) -> Sandbox:

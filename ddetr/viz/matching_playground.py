@@ -15,7 +15,7 @@ from .figures import LINE_STYLES
 from .handles import Handles
 from .matching import MatchingState, draw, solve
 from .sandbox import Sandbox
-from .sandboxes import as_png
+from .sandboxes import as_png, is_rounded
 
 
 class ScoreSlider(ipywidgets.HBox):
@@ -44,8 +44,10 @@ class ScoreSlider(ipywidgets.HBox):
 
     def _set(self, change: dict[str, Any]) -> None:
         scores = [list(row) for row in self.value]
-        scores[self.query.value][self.label.value] = change["new"]
-        self.value = scores
+        row = scores[self.query.value]
+        if not is_rounded(change["new"], row[self.label.value], self.score.step):
+            row[self.label.value] = change["new"]
+            self.value = scores
 
 
 def matching_playground(start: MatchingState) -> Sandbox:

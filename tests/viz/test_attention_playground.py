@@ -106,6 +106,10 @@ def test_a_logit_changes_the_softmax_and_choosing_changes_nothing(state):
     assert sandbox.state.head == 3
     assert sandbox.state.logits[3][0][1] == 8.0
     assert read(sandbox.state).weights[0, 1] > 0.9
+    # What a browser's slider makes of a value that lies between its steps changes nothing.
+    before = sandbox.state.logits
+    panel.sliders[2].value = round(panel.sliders[2].value, 1)
+    assert sandbox.state.logits == before
     # And back at it, the slider stands where it was put.
     panel.level.value = 2
     panel.level.value = 0

@@ -32,7 +32,7 @@ thread = kernel_thread.ThreadState(sizes, steps, torch.full((4, 2), 1 / 8))
 rungs = coordinates.LadderState((60, 90), (h, w), (237, 237), level=1)
 match = matching.MatchingState(
     boxes=[(0.3, 0.4, 0.3, 0.4), (0.72, 0.5, 0.2, 0.3), (0.5, 0.75, 0.2, 0.2)],
-    scores=[[0.8, 0.1], [0.2, 0.7], [0.4, 0.5]],
+    scores=[[0.803, 0.1], [0.2, 0.7], [0.4, 0.5]],
     target_boxes=[(0.32, 0.42, 0.3, 0.4), (0.68, 0.5, 0.25, 0.3)], target_labels=[0, 1],
     classes=[{HACK!r}, "ring"], picture=np.asarray(scene), queries=[{HACK!r}, "one", "two"],
 )"""
