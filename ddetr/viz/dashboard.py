@@ -33,7 +33,7 @@ from ..losses.boxes import xyxy_to_cxcywh
 from ..models import DeformableDETR
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, plain_text
 from .kernel_messages import handle_widget_messages
-from .run_buttons import RunButtons
+from .run_buttons import STOPPED, RunButtons
 from .sandbox import Sandbox
 from .training import plot_curves, read_metrics
 
@@ -260,7 +260,7 @@ class Dashboard:
             time.sleep(_GLANCE)
             handle_widget_messages()
         run.stopped = run.stopped or self.stop_requested
-        self._say(f"Stopped after step {run.step}" if run.stopped else "Running")
+        self._say(f"{STOPPED} {run.step}" if run.stopped else "Running")
 
     def pause(self) -> None:
         """Wait before the next step."""

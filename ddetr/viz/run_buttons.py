@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import ipywidgets
 from IPython.display import Pretty
 
+STOPPED = "Stopped after step"
 AFTERWARDS = "While this ran, buttons stood here to pause and to stop it."
 
 
@@ -14,7 +15,6 @@ class Run(Protocol):
     """What the buttons press."""
 
     paused: bool
-    stop_requested: bool
 
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -57,7 +57,8 @@ class RunButtons(ipywidgets.HBox):
 
     def afterwards(self) -> Pretty:
         """What stands in their place when the run is over."""
-        return Pretty(f"{self.status.value}." if self.run.stop_requested else AFTERWARDS)
+        said = self.status.value
+        return Pretty(f"{said}." if said.startswith(STOPPED) else AFTERWARDS)
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         bundle = super()._repr_mimebundle_(**options)

@@ -222,6 +222,7 @@ def test_a_pressed_button_makes_the_run_wait(small, target, shown):
         board.pause()
         again.stopped = True  # as Ctrl-C does
         board.before_step(again)
+        assert board.buttons.afterwards().data == "Stopped after step 5."
 
 
 def test_a_run_ends_before_the_step_that_stop_forbids(small, tmp_path, shown):

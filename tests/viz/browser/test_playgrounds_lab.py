@@ -177,5 +177,5 @@ def test_an_error_in_a_callback_is_seen(opened, lab):
     assert_nothing_went_wrong(page, watch, lab)
     view.slide("number", 0.9)
 
-    eventually(lambda: watch.errors, bool, seconds=60)
+    eventually(lambda: watch.errors, bool)
     assert "RuntimeError: a bug in draw" in watch.errors[-1]
