@@ -34,7 +34,7 @@ from ..models import DeformableDETR
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, plain_text
 from .kernel_messages import handle_widget_messages
 from .run_buttons import STOPPED, RunButtons
-from .sandbox import Sandbox
+from .sandbox import DRAWING, Sandbox
 from .training import plot_curves, read_metrics
 
 FOUND = "#D55E00"
@@ -281,11 +281,12 @@ class Dashboard:
     def refresh(self) -> None:
         """Show the state as it is now."""
         started = time.monotonic()
-        figure = draw(self.state)
-        if self._replace is None:
-            self._replace = self.show(figure)
-        else:
-            self._replace(figure)
+        with DRAWING:  # a view that is moved meanwhile draws in another thread
+            figure = draw(self.state)
+            if self._replace is None:
+                self._replace = self.show(figure)
+            else:
+                self._replace(figure)
         now = time.monotonic()
         self._next = now + max(self.every, 10 * (now - started))  # on a slow machine drawing may not eat the training
 
