@@ -28,7 +28,7 @@ class ScoreSlider(ipywidgets.HBox):
 
     def __init__(self, scores: Sequence[Sequence[float]], queries: Sequence[str], classes: Sequence[str]) -> None:
         self.query = Dropdown(options=[(name, n) for n, name in enumerate(queries)], description="query")
-        self.label = Dropdown(options=[(name, n) for n, name in enumerate(classes)], description="class of score")
+        self.label = Dropdown(options=[(name, n) for n, name in enumerate(classes)], description="for class")
         self.score = FloatSlider(min=0, max=1, step=0.01, description="score")
         super().__init__(
             [self.query, self.label, self.score], value=[list(map(float, row)) for row in scores],
