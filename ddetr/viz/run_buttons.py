@@ -16,9 +16,14 @@ class Run(Protocol):
 
     paused: bool
 
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def stop(self) -> None: ...
+    def pause(self) -> None:
+        """Wait before the next step."""
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+
+    def stop(self) -> None:
+        """End before the next step."""
 
 
 class RunButtons(ipywidgets.HBox):
