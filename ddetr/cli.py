@@ -1,4 +1,4 @@
-"""`python -m ddetr train | eval | predict | trace | data | doctor`. Each command is a module of `ddetr.commands`."""
+"""The command line, `python -m ddetr COMMAND`. Each command is a module of `ddetr.commands`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import sys
 from types import ModuleType
 
 from . import __version__
-from .commands import data, doctor, evaluate, predict, trace, train
+from .commands import convert, data, doctor, evaluate, predict, trace, train
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data, "doctor": doctor}
+COMMANDS = {
+    "train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data, "convert": convert,
+    "doctor": doctor,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

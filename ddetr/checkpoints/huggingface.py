@@ -156,10 +156,9 @@ def _hf_config(model: DeformableDETR) -> dict[str, Any]:
 
 def _backbone(config: DeformableDETRConfig) -> dict[str, Any]:
     """transformers' own ResNet, which needs no other package; only timm's can dilate."""
+    common = {"use_timm_backbone": config.dilation, "use_pretrained_backbone": False, "dilation": config.dilation}
     if config.dilation:
-        return {
-            "use_timm_backbone": True, "use_pretrained_backbone": False, "backbone": config.backbone, "dilation": True
-        }  # fmt: skip
+        return common | {"backbone": config.backbone}
     depths, bottleneck = {
         "resnet10": ([1, 1, 1, 1], False), "resnet18": ([2, 2, 2, 2], False), "resnet34": ([3, 4, 6, 3], False),
         "resnet50": ([3, 4, 6, 3], True), "resnet101": ([3, 4, 23, 3], True),
@@ -173,9 +172,7 @@ def _backbone(config: DeformableDETRConfig) -> dict[str, Any]:
         "layer_type": "bottleneck" if bottleneck else "basic",
         "out_features": ["stage4"] if config.num_levels == 1 else ["stage2", "stage3", "stage4"],
     }
-    return {
-        "use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": resnet
-    }  # fmt: skip
+    return common | {"backbone": None, "backbone_config": resnet}
 
 
 def _preprocessor(config: DeformableDETRConfig) -> dict[str, Any]:

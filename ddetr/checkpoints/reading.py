@@ -97,7 +97,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 def read_torch(path: Path) -> Any:
     """What torch.save wrote: tensors, numbers, texts and containers of them. CheckpointError if it cannot be read."""
-    names = _named_objects(path)
+    names = sorted({_today(name) for name in _named_objects(path)})
     calls = [name for name in names if _is_code(name)]
     if calls:
         raise CheckpointError(f"{path} would call {calls[0]} when it is read, which is refused: weights need no code")
@@ -113,19 +113,26 @@ def read_torch(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {error}") from error
 
 
-def _named_objects(path: Path) -> list[str]:
-    """Classes and functions that a file names, as `module.name`, besides PyTorch's own."""
+def _named_objects(path: Path) -> set[str]:
+    """Classes and functions that a file names, as `module.name`; of a newer file, those besides PyTorch's own."""
     try:
         if zipfile.is_zipfile(path):
-            return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            return set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
         names = set()
         with path.open("rb") as file:  # before PyTorch 1.6, and so the official weights: five pickles in a row
             for _ in range(5):
                 operations = pickletools.genops(file)
                 names |= {argument.replace(" ", ".") for code, argument, _ in operations if code.name == "GLOBAL"}
-        return sorted(names)
+        return names
     except Exception:  # no checkpoint at all, or a damaged one: torch.load says which
-        return []
+        return set()
+
+
+def _today(name: str) -> str:
+    """Pickles keep to Python 2's names of modules."""
+    module, _, attribute = name.partition(".")
+    renamed = {"__builtin__": "builtins", "commands": "subprocess", "copy_reg": "copyreg"}
+    return f"{renamed.get(module, module)}.{attribute}"
 
 
 # Whatever a checkpoint of honest origin may hold of the standard library, training arguments above all.
