@@ -63,28 +63,38 @@ def _fetch(name: str, file: str, commit: str | None = None) -> Path | None:
         if cached is not None:  # a path, or a mark that this commit has no such file: no need to ask
             return Path(cached) if isinstance(cached, str) else None
         return Path(huggingface_hub.hf_hub_download(name, file, revision=commit))
-    except errors.LocalEntryNotFoundError as error:
-        if commit:
+    except Exception as error:  # whatever the network's libraries raise, of several versions
+        no_network = isinstance(error, errors.LocalEntryNotFoundError) and _status(error) is None
+        if isinstance(error, errors.EntryNotFoundError) and (commit if no_network else _status(error) in (None, 404)):
             return None
-        why = "HF_HUB_OFFLINE is set" if huggingface_hub.constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise OSError(
+        raise _explained(error, name, file, no_network) from error
+
+
+def _status(error: BaseException) -> int | None:
+    """The server's answer, which may be the cause of the error; None if there was none."""
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def _explained(error: Exception, name: str, file: str, no_network: bool) -> OSError:
+    """Why a file could not be had, and what to do, in one sentence."""
+    from huggingface_hub import constants, errors
+
+    if no_network:
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        return OSError(
             f"there is no file or folder {name}, and as a model of the Hugging Face hub it cannot be had: {why}, "
             "and it is not in the cache"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise OSError(
+        )
+    if isinstance(error, errors.GatedRepoError) or _status(error) == 403:
+        return OSError(
             f"{name} on the Hugging Face hub is gated: ask for access on its page there, then log in "
             "(`hf auth login`, or HF_TOKEN in the environment)"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
+        )
+    if isinstance(error, errors.RepositoryNotFoundError) or _status(error) in (401, 404):
+        return FileNotFoundError(
             f"there is no file or folder {name}, nor a model of that name on the Hugging Face hub, unless it is a "
             "private one (`hf auth login`)"
-        ) from error
-    except errors.EntryNotFoundError:
-        return None
-    except Exception as error:  # whatever the network's libraries raise, of several versions
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise OSError(
-            f"{file} of {name} could not be fetched from the Hugging Face hub, try again: {reason}"
-        ) from error
+        )
+    answer = f"its server answers {_status(error)}" if _status(error) else str(error).strip().partition("\n")[0]
+    return OSError(f"{file} of {name} could not be fetched from the Hugging Face hub, try again: {answer}")

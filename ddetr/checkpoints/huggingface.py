@@ -50,8 +50,12 @@ def read_config(file: Path) -> dict[str, Any]:
                 f"{file}: encoder_{name} is {encoder!r}, decoder_{name} {decoder!r}; this package has one for both"
             )
     backbone = options.get("backbone_config") or {}
-    if backbone.get("downsample_in_bottleneck") or backbone.get("downsample_in_first_stage"):
-        raise CheckpointError(f"{file}: the backbone is no ResNet of this package: it halves the image elsewhere")
+    if (
+        not isinstance(backbone, dict)
+        or backbone.get("downsample_in_bottleneck")
+        or backbone.get("downsample_in_first_stage")
+    ):
+        raise CheckpointError(f"{file}: backbone_config is no ResNet of this package, or one that halves elsewhere")
     return options
 
 
@@ -127,6 +131,10 @@ def save_hf(model: DeformableDETR, folder: str | Path) -> None:
 
 def _hf_config(model: DeformableDETR) -> dict[str, Any]:
     config = model.config
+    costs = {
+        "class_cost": config.class_weight, "bbox_cost": config.bbox_weight, "giou_cost": config.giou_weight,
+        "bbox_loss_coefficient": config.bbox_weight, "giou_loss_coefficient": config.giou_weight,
+    }  # fmt: skip
     options = {
         "architectures": ["DeformableDetrForObjectDetection"],
         "model_type": MODEL_TYPE,
@@ -144,6 +152,7 @@ def _hf_config(model: DeformableDETR) -> dict[str, Any]:
         **dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), config.dropout),
         "auxiliary_loss": config.aux_loss,
         "focal_alpha": config.focal_alpha,
+        **{name: int(cost) for name, cost in costs.items() if cost == int(cost)},  # it takes whole numbers alone
         **_backbone(config),
     }
     names = category_names(model) or [f"LABEL_{label}" for label in range(config.num_classes)]

@@ -27,7 +27,7 @@ def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8) -> Deformab
         return _read_config(state, naming, num_heads)
     except KeyError as error:
         raise CheckpointError(f"the checkpoint is no whole Deformable DETR: it has no {error.args[0]}") from error
-    except (ValueError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(f"the checkpoint is no whole Deformable DETR: {error}") from error
 
 

@@ -143,14 +143,18 @@ def _config_of(checkpoint: Checkpoint, path: Path, described: bool, overrides: d
     """The file's own config, or what its shapes and, if it is `described`, the config.json beside it tell."""
     if "config" in checkpoint.metadata:
         try:
-            return DeformableDETRConfig.from_dict(checkpoint.metadata["config"]).replace(**overrides)
+            own = DeformableDETRConfig.from_dict(checkpoint.metadata["config"])
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its config is not one of this version's: {error}") from error
+        return own.replace(**overrides)
     fields = (config_fields(path.parent) if described else {}) | overrides
     config = infer_config(checkpoint.state, num_heads=fields.get("num_heads", 8))
     if config.num_levels == 1 and "dilation" not in fields:
         logger.warning("%s: shapes do not tell DC5; taken to be without dilation (else: dilation=True)", path)
-    return config.replace(**fields)
+    try:
+        return config.replace(**fields)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be the weights of such a model: {error}") from error
 
 
 def _categories_of(
