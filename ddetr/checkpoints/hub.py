@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .huggingface import read_config
 from .reading import CheckpointError, shards
+
+logger = logging.getLogger(__name__)
 
 
 def is_hub_name(text: str) -> bool:
@@ -27,6 +31,7 @@ def download(name: str, weight_files: Sequence[str]) -> Path:
         OSError: no network, no access, or a transfer that broke off.
         CheckpointError: another kind of model, or huggingface_hub is not installed.
     """
+    logger.info("asking the Hugging Face hub for %s", name)
     config = _fetch(name, "config.json")
     if config is None:
         raise FileNotFoundError(f"{name} on the Hugging Face hub is no model of transformers: it has no config.json")
@@ -51,23 +56,35 @@ def download(name: str, weight_files: Sequence[str]) -> Path:
 def _fetch(name: str, file: str, commit: str | None = None) -> Path | None:
     """One file of a repository, or None if it is not in it; with a `commit`, also None if that cannot be asked."""
     try:
-        import huggingface_hub
-        from huggingface_hub import errors
+        from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
     except ImportError as error:
         raise CheckpointError(
             f"there is no file or folder {name}; if it is a model of the Hugging Face hub, that needs "
             'huggingface_hub: pip install "ddetr[hf]"'
         ) from error
     try:
-        cached = huggingface_hub.try_to_load_from_cache(name, file, revision=commit) if commit else None
+        cached = try_to_load_from_cache(name, file, revision=commit) if commit else None
         if cached is not None:  # a path, or a mark that this commit has no such file: no need to ask
             return Path(cached) if isinstance(cached, str) else None
-        return Path(huggingface_hub.hf_hub_download(name, file, revision=commit))
+        with _without_remarks():
+            return Path(hf_hub_download(name, file, revision=commit))
     except Exception as error:  # whatever the network's libraries raise, of several versions
         no_network = isinstance(error, errors.LocalEntryNotFoundError) and _status(error) is None
         if isinstance(error, errors.EntryNotFoundError) and (commit if no_network else _status(error) in (None, 404)):
             return None
         raise _explained(error, name, file, no_network) from error
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """huggingface_hub tells of every try, in two places; what came of them is one sentence here."""
+    theirs = logging.getLogger("huggingface_hub")
+    level = theirs.level
+    theirs.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
 
 
 def _status(error: BaseException) -> int | None:

@@ -51,7 +51,8 @@ def save_official(model: DeformableDETR, path: str | Path) -> None:
 def save_mmdet(model: DeformableDETR, path: str | Path) -> None:
     """Write a .pth file that mmdetection loads (`load_from`), with the categories' names as its `dataset_meta`.
 
-    A model with `neck_bias` needs `neck=dict(bias=True)` in mmdetection's config. Raises as `save_official`.
+    A model with `neck_bias` needs `neck=dict(bias=True)` in mmdetection's config. Raises as `save_official`, and a
+    ValueError for `dilation`, which is another one there.
     """
     check_writable(model, "mmdet")
     contents: dict[str, Any] = {"state_dict": their_state(model, "mmdet"), "meta": {}}
@@ -66,6 +67,10 @@ def check_writable(model: DeformableDETR, naming: str) -> None:
     config, whose = model.config, NAMINGS[naming].title
     if config.backbone_norm == "group":
         raise ValueError(f"{whose} backbone has batch norm only; this model's has backbone_norm='group'")
+    if config.dilation and naming == "mmdet":
+        raise ValueError(
+            f"{whose} dilated backbone also dilates the last stage's first block: dilation=True is lost there"
+        )
     if config.proposal_nms:
         raise ValueError(
             f"{whose} model ranks proposals without proposal_nms, which is {config.proposal_nms} here and would be "

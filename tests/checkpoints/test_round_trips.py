@@ -91,6 +91,12 @@ def test_batch_norm_that_learnt_becomes_the_references_fixed_one(tmp_path):
         )
 
 
+def test_mmdetections_dilation_is_another(tmp_path):
+    model = small_model(backbone="resnet50", backbone_width=64, num_levels=1, dilation=True)
+    with pytest.raises(ValueError, match="first block"):
+        save_mmdet(model, tmp_path / "x.pth")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "sentence"),
     [("backbone_norm", "group", "batch norm only"), ("proposal_nms", 0.6, "without proposal_nms")],
