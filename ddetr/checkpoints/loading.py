@@ -120,12 +120,14 @@ def load_pretrained(source: str | Path, *, num_classes: int | None = None, **ove
         CheckpointError: not weights of a Deformable DETR, or they do not fit the overrides.
     """
     path = find_weights(source)
+    config_file = path.parent / "config.json"
     whole_folder = path != Path(source)
-    if whole_folder and (path.parent / "config.json").is_file():
-        read_config(path.parent / "config.json")  # another kind of model is refused before its weights are read
+    if whole_folder and config_file.is_file():
+        read_config(config_file)  # another kind of model is refused before its weights are read
     checkpoint = read_checkpoint(path)
-    described = naming_of(checkpoint.state, str(path)) == "hf" and (path.parent / "config.json").is_file()
-    if whole_folder and naming_of(checkpoint.state, str(path)) == "hf" and not described:
+    is_hf = naming_of(checkpoint.state, str(path)) == "hf"
+    described = is_hf and config_file.is_file()
+    if is_hf and whole_folder and not described:
         raise CheckpointError(
             f"{path.parent} has no config.json, which says what shapes do not, such as the number of heads; "
             f"load_pretrained({str(path)!r}) takes the paper's values for that"
@@ -160,9 +162,9 @@ def _config_of(checkpoint: Checkpoint, path: Path, described: bool, overrides: d
 def _categories_of(
     checkpoint: Checkpoint, path: Path, described: bool, num_classes: int
 ) -> list[dict[str, Any]] | None:
-    """What the labels mean, as far as anything says; None if nothing does."""
+    """What the labels mean, as far as anything says; None if nothing does. Ids that nobody says are the labels."""
     own = checkpoint.metadata.get("categories")
-    if own is not None or "config" in checkpoint.metadata:
+    if "config" in checkpoint.metadata or (own is not None and len(own) == num_classes):
         return own
     names, ids = checkpoint.metadata.get("names"), None
     if described:

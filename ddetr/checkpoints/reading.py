@@ -180,8 +180,9 @@ def _find_metadata(contents: Any) -> dict[str, Any]:
     metadata = {}
     if isinstance(contents.get("config"), dict) and "step" in contents:  # a training run's checkpoint.pt
         metadata["config"] = contents["config"]
-    if isinstance(contents.get("categories"), list):
-        metadata["categories"] = contents["categories"]
+    categories = contents.get("categories")
+    if isinstance(categories, list) and all(isinstance(c, dict) and {"id", "name"} <= c.keys() for c in categories):
+        metadata["categories"] = categories
     meta = contents.get("meta")
     if isinstance(meta, dict):
         meta = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta

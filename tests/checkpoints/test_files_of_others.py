@@ -127,8 +127,9 @@ def test_cocos_names_where_the_file_has_none(tmp_path, reference, count):
 
 def test_names_that_fit_no_label_are_not_believed(tmp_path, model):
     contents = {"state_dict": their_state(model, "mmdet"), "meta": {"CLASSES": ("one", "two")}}
-    torch.save(contents, tmp_path / "w.pth")
-    assert load_pretrained(tmp_path / "w.pth").categories is None
+    for categories in ([], ["a", "b"], [{"id": 1, "name": "a"}], "abcde", [{"id": 1}] * 5):
+        torch.save(contents | {"categories": categories}, tmp_path / "w.pth")
+        assert load_pretrained(tmp_path / "w.pth").categories is None
 
 
 def test_other_heads_than_eight_can_be_said(tmp_path):
