@@ -158,8 +158,9 @@ def _hf_config(model: DeformableDETR) -> dict[str, Any]:
     names = category_names(model) or [f"LABEL_{label}" for label in range(config.num_classes)]
     options["id2label"] = {str(label): name for label, name in enumerate(names)}
     options["label2id"] = {name: label for label, name in enumerate(names)}
-    if model.categories is not None:
-        options["category_ids"] = [category["id"] for category in model.categories]
+    ids = [category["id"] for category in model.categories or [] if category["id"] is not None]
+    if len(ids) == config.num_classes:
+        options["category_ids"] = ids
     return options
 
 

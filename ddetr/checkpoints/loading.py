@@ -105,7 +105,8 @@ def load_into(model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path,
 def load_pretrained(source: str | Path, *, num_classes: int | None = None, **overrides: Any) -> DeformableDETR:
     """A model with the weights of a file, a folder or the Hugging Face hub, in evaluation mode.
 
-    Its `categories` are what the file says of the labels; COCO's where it says nothing and has 91 or 80 classes.
+    Its `categories` are what the file says of the labels; COCO's where it says nothing and has 91 or 80 classes. Where
+    only names are known, ids are None, and a data set's are taken by name.
 
     Args:
         source: "tiny" or "tiny_two_stage", which come with the package; a file of ours, of the official code or of
@@ -162,7 +163,7 @@ def _config_of(checkpoint: Checkpoint, path: Path, described: bool, overrides: d
 def _categories_of(
     checkpoint: Checkpoint, path: Path, described: bool, num_classes: int
 ) -> list[dict[str, Any]] | None:
-    """What the labels mean, as far as anything says; None if nothing does. Ids that nobody says are the labels."""
+    """What the labels mean, as far as anything says; None if nothing does. Ids that nobody says are None."""
     own = checkpoint.metadata.get("categories")
     if "config" in checkpoint.metadata or (own is not None and len(own) == num_classes):
         return own
@@ -176,7 +177,7 @@ def _categories_of(
         known = [name in (category["name"], "N/A") for name, category in zip(names, coco, strict=True)]
         ids = [category["id"] for category in coco] if all(known) else None
         names = [category["name"] for category in coco] if all(known) else names
-    return [{"id": number, "name": name} for number, name in zip(ids or range(num_classes), names, strict=True)]
+    return [{"id": number, "name": name} for number, name in zip(ids or [None] * num_classes, names, strict=True)]
 
 
 def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDETR:
