@@ -4,7 +4,8 @@
 # make lab        set up, then open the series in JupyterLab
 # make pages      set up, then execute notebooks/src into the committed notebooks
 # make site       set up, then the committed notebooks as a web site in build/site, which needs no network to be read
-# make lint       set up, then check style
+# make docs       set up, then the API reference from the docstrings in build/docs, which needs no network to be read
+# make lint       set up, then check style and types
 # make bench      set up, then time the operator against its peers (about ten minutes, on an idle machine)
 # make sanitize   set up, then run the operator's tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup notebooks test lab pages site lint bench sanitize clean
+.PHONY: setup notebooks test lab pages site docs lint bench sanitize clean
 
 # Without a compiler the second step says so in a sentence, and the operator in plain PyTorch serves.
 setup: $(READY)
@@ -42,9 +43,16 @@ pages: setup
 site: setup
 	$(BIN)/python -m ddetr.course.site --out build/site
 
+docs: setup
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
+	$(BIN)/pdoc --docformat google --no-show-source --output-directory build/docs \
+		ddetr ddetr.ops ddetr.models ddetr.losses ddetr.data ddetr.engine ddetr.checkpoints ddetr.course \
+		ddetr.viz ddetr.viz.sampling_explorer
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 bench: setup
 	$(BIN)/python benchmarks/ms_deform_attn.py

@@ -1,4 +1,4 @@
-"""The command line, `python -m ddetr COMMAND`. Each command is a module of `ddetr.commands`."""
+"""`python -m ddetr COMMAND`; each command is a module of `ddetr.commands`."""
 
 from __future__ import annotations
 

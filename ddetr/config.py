@@ -113,7 +113,7 @@ class DeformableDETRConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_type(field.name, getattr(self, field.name), field.type)
+            _check_type(field.name, getattr(self, field.name), str(field.type))
         _check_choice("backbone", self.backbone, BACKBONES)
         _check_choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
         for name in (
@@ -150,7 +150,7 @@ class DeformableDETRConfig:
             raise ValueError("two_stage=True needs box_refine=True: the decoder refines the boxes that it is given")
 
     def replace(self, **overrides: Any) -> DeformableDETRConfig:
-        """A copy with some fields changed. ValueError for a name that is not a field."""
+        """A copy with the fields in `overrides` changed. ValueError for a name that is not a field."""
         names = [field.name for field in dataclasses.fields(self)]
         for name in overrides:
             if name not in names:

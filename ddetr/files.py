@@ -1,7 +1,8 @@
-"""Writing files, so that each is either the old one or the new one, never half of either."""
+"""Writing files, so that each is either the old one or the new one, never half of either; and files inside pages."""
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
@@ -43,6 +44,11 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, contents: Any) -> None:
     """`contents` as JSON for people to read, by `write_text`."""
     write_text(path, json.dumps(contents, indent=1) + "\n")
+
+
+def data_uri(contents: bytes, kind: str) -> str:
+    """A file as an address that holds it, for a page without files beside it; `kind` such as "image/png"."""
+    return f"data:{kind};base64,{base64.b64encode(contents).decode()}"
 
 
 @contextmanager

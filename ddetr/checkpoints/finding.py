@@ -34,7 +34,7 @@ def find_weights(source: str | Path) -> Path:
 
 
 def shipped_file(name: str) -> Path:
-    """A file of `data/weights`, in a clone or in an installed package. FileNotFoundError if it is not there."""
+    """The file `name` of `data/weights`, in a clone or in an installed package. FileNotFoundError if it is not."""
     package = Path(__file__).parents[1]
     for folder in (package / "weights", package.parent / "data" / "weights"):
         if (folder / name).is_file():

@@ -14,10 +14,10 @@ from .reading import CheckpointError
 
 
 def infer_config(state: Mapping[str, Tensor], *, num_heads: int = 8) -> DeformableDETRConfig:
-    """The config of a checkpoint in any of the namings, read off its shapes.
+    """The config of a checkpoint's `state`, in any of the namings, read off its shapes.
 
-    Shapes do not tell the number of heads (8 is assumed, as in the paper), nor dilation (none), nor how many proposals
-    of two-stage become queries (300).
+    Shapes do not tell the number of heads (`num_heads` is taken, 8 as in the paper), nor dilation (none), nor how
+    many proposals of two-stage become queries (300).
 
     Raises:
         CheckpointError: the naming is unknown, or the backbone is no ResNet of this package.
@@ -97,7 +97,7 @@ def _backbone_of(shapes: dict[str, tuple[int, ...]]) -> dict[str, str | int]:
         for stage in range(1, 5)
     )
     bottleneck = "backbone.body.layer1.0.conv3.weight" in shapes
-    known = {
+    known: dict[tuple[tuple[int, ...], bool], str] = {
         ((3, 4, 6, 3), True): "resnet50", ((3, 4, 23, 3), True): "resnet101",
         ((1, 1, 1, 1), False): "resnet10", ((2, 2, 2, 2), False): "resnet18", ((3, 4, 6, 3), False): "resnet34",
     }  # fmt: skip

@@ -177,11 +177,11 @@ def _categories_of(
         known = [name in (category["name"], "N/A") for name, category in zip(names, coco, strict=True)]
         ids = [category["id"] for category in coco] if all(known) else None
         names = [category["name"] for category in coco] if all(known) else names
-    return [{"id": number, "name": name} for number, name in zip(ids or [None] * num_classes, names, strict=True)]
+    return [{"id": ids[label] if ids else None, "name": name} for label, name in enumerate(names)]
 
 
 def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDETR:
-    """A copy of `model` for other classes: fresh class heads (prior bias included), everything else kept."""
+    """A copy of `model` for `num_classes` classes: fresh class heads, with the prior bias; everything else kept."""
     new = DeformableDETR(model.config.replace(num_classes=num_classes))
     kept = {name: tensor for name, tensor in model.state_dict().items() if "class_embed" not in name}
     new.load_state_dict(new.state_dict() | kept)

@@ -47,7 +47,7 @@ def _inert_class(name: str) -> type:
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read .safetensors, a PyTorch file (.pth, .pt, .bin) as the other code bases write them, or an index of shards.
+    """Read `path`: .safetensors, a PyTorch file (.pth, .pt, .bin) of any of the code bases, or an index of shards.
 
     Pickled code is never executed: PyTorch's restricted reader builds tensors and plain containers, and objects of any
     other class (training arguments, log buffers) become inert placeholders. A file that would call into Python's
@@ -122,7 +122,7 @@ def _named_objects(path: Path) -> set[str]:
         with path.open("rb") as file:  # before PyTorch 1.6, and so the official weights: five pickles in a row
             for _ in range(5):
                 operations = pickletools.genops(file)
-                names |= {argument.replace(" ", ".") for code, argument, _ in operations if code.name == "GLOBAL"}
+                names |= {str(argument).replace(" ", ".") for code, argument, _ in operations if code.name == "GLOBAL"}
         return names
     except Exception:  # no checkpoint at all, or a damaged one: torch.load says which
         return set()

@@ -16,7 +16,7 @@ from .naming import NAMINGS, their_state
 
 
 def save_model(model: DeformableDETR, path: str | Path, *, half: bool = False) -> None:
-    """Write weights, config and categories as one .safetensors file, which `load_pretrained` reads.
+    """Write weights, config and categories of `model` to `path`, a .safetensors file that `load_pretrained` reads.
 
     `half` stores float16, half the size, for weights that are only used; they are float32 again when loaded.
 
@@ -35,21 +35,21 @@ def save_model(model: DeformableDETR, path: str | Path, *, half: bool = False) -
 
 
 def save_official(model: DeformableDETR, path: str | Path) -> None:
-    """Write a .pth file that the official code loads (`--resume`); it takes `categories` beside it without harm.
+    """Write `model` to `path`, a .pth file that the official code loads (`--resume`); it passes over `categories`.
 
     Raises:
         ValueError: the official model has no counterpart of `backbone_norm="group"` or `proposal_nms`.
         OSError: the file cannot be written; an older one of that name is left as it was.
     """
     check_writable(model, "official")
-    contents = {"model": their_state(model, "official")}
+    contents: dict[str, Any] = {"model": their_state(model, "official")}
     if model.categories is not None:
         contents["categories"] = model.categories
     save_training_state(contents, path)
 
 
 def save_mmdet(model: DeformableDETR, path: str | Path) -> None:
-    """Write a .pth file that mmdetection loads (`load_from`), with the categories' names as its `dataset_meta`.
+    """Write `model` to `path`, a .pth file that mmdetection loads, the categories' names as its `dataset_meta`.
 
     A model with `neck_bias` needs `neck=dict(bias=True)` in mmdetection's config. Raises as `save_official`, and a
     ValueError for `dilation`, which is another one there.
@@ -57,7 +57,7 @@ def save_mmdet(model: DeformableDETR, path: str | Path) -> None:
     check_writable(model, "mmdet")
     contents: dict[str, Any] = {"state_dict": their_state(model, "mmdet"), "meta": {}}
     if model.categories is not None:
-        contents["meta"]["dataset_meta"] = {"classes": tuple(category_names(model))}
+        contents["meta"]["dataset_meta"] = {"classes": tuple(category_names(model) or ())}
         contents["categories"] = model.categories
     save_training_state(contents, path)
 
@@ -84,7 +84,10 @@ def category_names(model: DeformableDETR) -> list[str] | None:
 
 
 def save_training_state(state: dict[str, Any], path: str | Path) -> None:
-    """Write tensors, numbers, strings and containers of them with torch.save, atomically. OSError as above."""
+    """Write `state`, tensors, numbers, strings and containers of them, to `path` with torch.save, atomically.
+
+    OSError as of `save_model`.
+    """
     with replacing(path) as temporary:
         try:
             torch.save(state, temporary)

@@ -41,6 +41,7 @@ def data_arguments(add: Callable) -> None:
 
 
 def positive(text: str) -> int:
+    """An option's whole number, at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1; got {number}")
@@ -48,6 +49,7 @@ def positive(text: str) -> int:
 
 
 def positive_number(text: str) -> float:
+    """An option's finite number, more than 0."""
     number = float(text)
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be more than 0; got {number}")
@@ -55,6 +57,7 @@ def positive_number(text: str) -> float:
 
 
 def not_negative_number(text: str) -> float:
+    """An option's finite number, at least 0."""
     number = float(text)
     if not 0 <= number < float("inf"):
         raise argparse.ArgumentTypeError(f"must be at least 0; got {number}")
@@ -62,6 +65,7 @@ def not_negative_number(text: str) -> float:
 
 
 def not_negative(text: str) -> int:
+    """An option's whole number, from 0 to what a seed can hold."""
     number = int(text)
     if not 0 <= number < 2**63:
         raise argparse.ArgumentTypeError(f"must be from 0 to 2**63 - 1; got {number}")
@@ -69,6 +73,7 @@ def not_negative(text: str) -> int:
 
 
 def fraction(text: str) -> float:
+    """An option's number from 0 to 1."""
     number = float(text)
     if not 0 <= number <= 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1; got {number}")
@@ -76,6 +81,7 @@ def fraction(text: str) -> float:
 
 
 def usable_device(text: str) -> torch.device:
+    """An option's device, on which a tensor could be made; under torchrun "cuda" is the process's own GPU."""
     try:
         device = torch.device(text)
         if device == torch.device("cuda") and "LOCAL_RANK" in os.environ:  # torchrun: a GPU for each process
@@ -105,12 +111,17 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def pretrained_model(args: argparse.Namespace) -> DeformableDETR:
+    """The model of --weights, with --size and --set, on --device. Errors as of `load_pretrained`."""
     return load_pretrained(args.weights, **overrides(args)).to(args.device)
 
 
 def open_dataset(
     args: argparse.Namespace, split: str, transform: Callable | None, limit: int | None, categories: list | None = None
 ) -> CocoDetection:
+    """The data set of --data, or of --images and --annotations; `split` is "train" or "val".
+
+    ValueError where the options do not say which, or do not go together; other errors as of `CocoDetection`.
+    """
     images, annotations = _images_and_annotations(args, split)
     return CocoDetection(
         images, annotations, transform, skip_bad_images=args.skip_bad_images, categories=categories, limit=limit

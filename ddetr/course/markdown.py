@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import re
@@ -13,6 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.mathtext import MathTextParser
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from ..files import data_uri
 from .series import SERIES
 
 PIXELS_TO_A_POINT = 4 / 3
@@ -89,11 +89,11 @@ def formula(body: str) -> str:
     figure.text(1 / (width + 2), (depth + 1) / (height + 2), f"${source}$", fontproperties=font)
     picture = io.BytesIO()
     figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    data = base64.b64encode(picture.getvalue()).decode()
+    address = data_uri(picture.getvalue(), "image/svg+xml")
     style = f"vertical-align:-{(depth + 1) * PIXELS_TO_A_POINT:.1f}px"
     pixels = f'width="{(width + 2) * PIXELS_TO_A_POINT:.0f}" height="{(height + 2) * PIXELS_TO_A_POINT:.0f}"'
     alt = html.escape(source, quote=True)
-    return f'<img class="math" alt="{alt}" {pixels} style="{style}" src="data:image/svg+xml;base64,{data}">'
+    return f'<img class="math" alt="{alt}" {pixels} style="{style}" src="{address}">'
 
 
 def _page_links(match: re.Match[str]) -> str:

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .images import UPRIGHT, DataError, Orientation, read_image
 from .json_files import is_number, read_json
-from .transforms import Sample, as_boxes, eval_transform
+from .transforms import Sample, Transform, as_boxes, eval_transform
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class CocoDetection(Dataset):
         self,
         image_dir: str | Path,
         annotation_file: str | Path,
-        transform: Callable[[Sample], Sample] | None = None,
+        transform: Transform | None = None,
         *,
         skip_bad_images: bool = False,
         categories: list[dict[str, Any]] | None = None,
@@ -111,7 +111,7 @@ class CocoDetection(Dataset):
         return self.image_dir / name
 
     def to_results(self, detections: dict[str, Tensor], target: dict[str, Any]) -> list[dict[str, Any]]:
-        """Detections in pixels of the upright picture -> COCO results, in the frame and ids of the annotation file.
+        """`detections` in pixels of the upright picture -> COCO results, in the frame and ids of the annotation file.
 
         `target` is the image's own, as `dataset[i]` gave it.
         """
@@ -180,13 +180,13 @@ def annotated_frame(record: dict[str, Any], upright: tuple[int, int], turned: Or
 
 
 def collate(samples: list[Sample | None]) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """A batch as lists, images of any sizes, without the images that were skipped."""
+    """`samples` as lists of images, of any sizes, and of targets, without the images that were skipped."""
     kept = [sample for sample in samples if sample is not None]
     return [image for image, _ in kept], [target for _, target in kept]
 
 
 def coco_layout(folder: str | Path, split: str) -> tuple[Path, Path]:
-    """Image folder and annotation file of "train" or "val" in COCO's own layout.
+    """Image folder and annotation file of `split`, "train" or "val", in COCO's own layout.
 
     Raises:
         DataError: `folder` is not laid out so; says what was looked for.

@@ -53,7 +53,7 @@ def download_subset(
     manifest: str | Path | None = None,
     server: str = COCO_SERVER,
 ) -> Subset:
-    """`carve_subset`, with COCO's server as the source.
+    """`carve_subset`, with COCO's server as the source; out, categories, train, val, seed and manifest are its.
 
     Annotations come by range requests into COCO's archive (a server that cannot: the whole archive, once), photos one
     by one, eight at a time. Every photo is checked before it gets its name: it decodes, and is as large as annotated.
@@ -100,9 +100,11 @@ class CocoServer:
         self._reached = False
 
     def listing(self, split: str) -> None:
+        """None: a server does not list its photos."""
         return None
 
     def stop(self) -> None:
+        """Make every waiting download give up."""
         self._stopped.set()
 
     def photo(self, split: str, name: str, check: Callable[[bytes], None]) -> bytes:

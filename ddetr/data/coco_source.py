@@ -47,12 +47,15 @@ class LocalCoco:
         self.name = self.folder.resolve().name
 
     def annotations(self, split: str, work: Path) -> Path:
+        """The split's annotation file, as it lies there. DataError if it does not."""
         return coco_layout(self.folder, split)[1]
 
     def listing(self, split: str) -> set[str] | None:
+        """The names of what lies in the split's folder."""
         return {path.name for path in coco_layout(self.folder, split)[0].iterdir()}
 
     def photo(self, split: str, name: str, check: Callable[[bytes], None]) -> bytes:
+        """A photo's bytes, which `check` has accepted. UnusablePhotoError for one that is missing or lies elsewhere."""
         folder = coco_layout(self.folder, split)[0].resolve()
         path = folder / name
         if not path.resolve().is_relative_to(folder):
@@ -64,7 +67,7 @@ class LocalCoco:
         return contents
 
     def stop(self) -> None:
-        pass
+        """Nothing to do: a local read does not wait."""
 
 
 def check_name(name: str) -> None:

@@ -79,7 +79,7 @@ def read_image(path: str | Path | BinaryIO, name: str | None = None) -> tuple[Im
             with Image.open(path) as file:
                 if file.width * file.height > MAX_PIXELS:  # known from its first bytes, before any is unpacked
                     raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
-                orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG), UPRIGHT)
+                orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG, 1), UPRIGHT)
                 return upright_rgb(file), orientation
     except FileNotFoundError:
         raise DataError(f"image file {name} is missing") from None
@@ -140,6 +140,6 @@ def normalize_image(image: Image.Image | np.ndarray | Tensor) -> Tensor:
 
 
 def denormalize_image(image: Tensor) -> Tensor:
-    """The reverse of `normalize_image`: (3, H, W) float -> (3, H, W) uint8."""
+    """The reverse of `normalize_image`: image (3, H, W) float -> (3, H, W) uint8."""
     mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return ((image.float() * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -63,7 +63,7 @@ class _Object(NamedTuple):
 
 
 def toy_scene(seed: int, *, categories: Sequence[str] = TOY_CATEGORIES) -> ToyScene:
-    """One scene. The same seed gives the same pixels.
+    """One scene with objects of `categories`. The same seed gives the same pixels.
 
     Raises:
         DataError: a category that is not drawn.
@@ -84,7 +84,15 @@ def make_toycoco(
     """Draw a data set into the folder `out`, in COCO's own layout, with a card (README.md). Returns the folder.
 
     No image of one split or seed comes again in another. If the same set is there already, nothing is done; a set that
-    was interrupted is drawn again. `workers` processes draw; None: one for each processor.
+    was interrupted is drawn again.
+
+    Args:
+        out: the folder, made if need be.
+        train, val: how many images of each split.
+        seed: what all of it depends on.
+        categories: names out of `TOY_CATEGORIES` and `HELD_OUT_CATEGORIES`.
+        workers: how many processes draw; None: one for each processor.
+        progress: show a bar.
 
     Raises:
         DataError: a category that is not drawn, counts below 1, or a folder that holds something else, a link for
@@ -209,7 +217,8 @@ def _draw_split(
     folder.mkdir(exist_ok=True)
     first = 1 if split == "train" else 1_000_001
     jobs = [(folder, seed, split, image_id, ids) for image_id in range(first, first + count)]
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
         for record, found in pool.map(_draw_image, jobs, chunksize=16) if pool else map(_draw_image, jobs):
             images.append(record)

@@ -16,6 +16,8 @@ from torchvision.transforms.v2 import functional as F
 from .images import normalize_image, upright_rgb
 
 Sample = tuple[Tensor, dict[str, Any]]
+Transform = Callable[[Any, dict[str, Any]], Sample]
+"""From a picture, PIL or tensor, and its target to what the model takes."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Resolution:
 
     @classmethod
     def around(cls, test_size: int) -> Resolution:
-        """The paper's sizes for 800 (480 to 800 in steps of 32, at most 1333), in proportion for other sizes."""
+        """The paper's sizes for a `test_size` of 800 (480 to 800 in steps of 32, at most 1333); in proportion."""
         sizes = tuple(max(1, round(test_size * fraction / 25)) for fraction in range(15, 26))
         return cls(sizes, test_size, round(test_size * 5 / 3))
 
@@ -66,8 +68,11 @@ class RandomSizeCrop(v2.Transform):
         return _randint(min(self.min_size, side), min(self.max_size, side))
 
 
-def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
-    """The paper's augmentation: flip, then a resize, or a resize, a crop and another resize, each half of the time."""
+def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
+    """The paper's augmentation: flip, then a resize, or a resize, a crop and another resize, each half of the time.
+
+    resolution: the sizes that are drawn from.
+    """
     resize = ResizeShortest(list(resolution.train_sizes), resolution.max_size)
     scale = resolution.test_size / 800
     before_crop = ResizeShortest([max(1, round(size * scale)) for size in (400, 500, 600)])
@@ -81,18 +86,24 @@ def train_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Samp
     )
 
 
-def light_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
-    """A flip and the resize of the test: for data that is plentiful, and for runs too short to get bored of it."""
+def light_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
+    """A flip and the resize of the test: for data that is plentiful, and for runs too short to get bored of it.
+
+    Of `resolution` only the test's size counts.
+    """
     return v2.Compose([v2.RandomHorizontalFlip(), ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
 
 
-def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Callable[[Sample], Sample]:
-    """One resize of the shorter side, nothing drawn."""
+def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
+    """One resize to `resolution.test_size` for the shorter side, nothing drawn."""
     return v2.Compose([ResizeShortest(resolution.test_size, resolution.max_size), _Finish()])
 
 
 def prepare_image(picture: Image.Image, test_size: int) -> Tensor:
-    """A picture as the model takes it, (3, H, W), upright and resized as `eval_transform` resizes a data set's."""
+    """A picture as the model takes it, (3, H, W), upright and resized as `eval_transform` resizes a data set's.
+
+    test_size: the shorter side in pixels, such as `model.config.test_size`.
+    """
     resolution = Resolution.around(test_size)
     resized = ResizeShortest(resolution.test_size, resolution.max_size)(F.pil_to_tensor(upright_rgb(picture)))
     return normalize_image(resized)

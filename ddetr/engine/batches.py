@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data import collate
+from ..data import CocoDetection, collate
 
 
 class StepBatches:
@@ -71,7 +71,7 @@ def mix_seed(*numbers: int) -> int:
 
 
 def train_loader(
-    dataset: Dataset,
+    dataset: CocoDetection,
     batch_size: int,
     seed: int,
     workers: int,

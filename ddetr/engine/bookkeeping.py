@@ -67,8 +67,8 @@ class Bookkeeping:
                 self._keep()
             if self.state.step > self.saved and (evaluation_due or started - self.saved_at > self.options.save_every):
                 self._save()
-            if evaluation_due and self.state.progress(self.options) < 1:  # the end has one of its own
-                self._evaluate()
+            if self.val and evaluation_due and self.state.progress(self.options) < 1:  # the end has one of its own
+                self._evaluate(self.val)
         return time.monotonic() - started
 
     def after_step(self, rate: float, report: StepReport) -> None:
@@ -108,7 +108,7 @@ class Bookkeeping:
             self._save()
         evaluated = self.log.evaluation is not None and self.log.evaluation["step"] == state.step
         if self.val is not None and not state.stopped and not evaluated:
-            self._evaluate()
+            self._evaluate(self.val)
 
     def _keep(self) -> None:
         path = snapshot_path(self.out, self.state.step)
@@ -120,10 +120,10 @@ class Bookkeeping:
         save_run(self.state, self.out)
         self.saved, self.saved_at = self.state.step, time.monotonic()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, val: CocoDetection) -> None:
         state = self.state
         with contextlib.suppress(KeyboardInterrupt):  # `stopped` ends the run
-            metrics = evaluate(state.model, self.val, progress=self.progress, interrupted=lambda: state.stopped).metrics
+            metrics = evaluate(state.model, val, progress=self.progress, interrupted=lambda: state.stopped).metrics
             self.log.write("eval", epoch=round(state.step / state.steps_per_epoch, 4), **metrics)
             self.evaluated = state.position(self.options)
 
@@ -134,5 +134,5 @@ def _bar(state: TrainState, options: TrainOptions, progress: bool) -> tqdm:
         return tqdm(
             total=options.minutes, initial=state.seconds / 60, desc="train", bar_format=form, disable=not progress
         )
-    last_step = options.epochs * state.steps_per_epoch
+    last_step = options.length * state.steps_per_epoch
     return tqdm(total=last_step, initial=state.step, desc="train", unit="step", disable=not progress)

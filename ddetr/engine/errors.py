@@ -72,6 +72,8 @@ def error_breakdown(
 ) -> ErrorBreakdown:
     """Put every detection with a score above `threshold`, and every object, into exactly one kind.
 
+    coco: the annotations; results: the detections in COCO's format; image_ids: the images that count.
+
     After the idea of TIDE (Bolya et al., ECCV 2020), with its two thresholds on IoU. Detections are first matched to
     objects of their class as COCO matches at IoU 0.5: by descending score, each to the best object that is still free.
     A detection is then, by the first of these that holds:
@@ -105,9 +107,9 @@ def error_breakdown(
 
 
 def format_errors(breakdown: ErrorBreakdown) -> str:
-    """A table of how many detections and objects are of each kind."""
+    """`breakdown` as a table of how many detections and objects are of each kind."""
     detections, objects = breakdown.detection_counts(), breakdown.object_counts()
-    rows = [("", "detections", "objects")]
+    rows: list[Sequence[str]] = [("", "detections", "objects")]
     for kind in dict.fromkeys(DETECTION_KINDS[:-1] + OBJECT_KINDS + (CROWD,)):
         if kind != CROWD or detections[CROWD]:
             rows.append((kind, *(str(counts[kind]) if kind in counts else "" for counts in (detections, objects))))
@@ -142,8 +144,8 @@ def _compare(found: list[dict[str, Any]], annotations: list[dict[str, Any]]) -> 
         detections.append(_outcome(True, result, str(kinds[d]), result["score"], *held_against))
     objects = []
     for g in np.flatnonzero(~crowd).tolist():
-        d = nearest.get(g)
-        near_by = (MISSED, None, None, 0) if d is None else (str(kinds[d]), found[d]["score"], found[d], iou[d, g])
+        by = nearest.get(g)
+        near_by = (MISSED, None, None, 0) if by is None else (str(kinds[by]), found[by]["score"], found[by], iou[by, g])
         objects.append(_outcome(False, annotations[g], *near_by))
     return detections, objects
 

@@ -32,7 +32,8 @@ def evaluate(
     that an image would be scored a little differently beside a larger one. This way the batch size changes nothing but
     the rounding of float32 sums.
 
-    An image that `skip_bad_images` left out counts neither for nor against. `interrupted` is asked after each batch.
+    An image that `dataset` leaves out (`skip_bad_images`) counts neither for nor against. `workers` processes read
+    images, `progress` shows a bar, `interrupted` is asked after each batch.
 
     Raises:
         ValueError: the model's classes are not the data's, or no image could be read.
@@ -67,7 +68,10 @@ def evaluate(
 def detect(
     model: DeformableDETR, images: Sequence[Tensor], sizes: list[tuple[int, int]], names: Sequence[str]
 ) -> list[dict[str, Tensor]]:
-    """Detections in pixels of pictures of `sizes` (h, w). FloatingPointError, with the image's name, for NaN ones."""
+    """What `model` finds on `images`, in pixels of pictures of `sizes` (h, w).
+
+    FloatingPointError for NaN predictions, with the image's name out of `names`.
+    """
     output = model.forward_raw(images)
     for name, logits, boxes in zip(names, output.pred_logits, output.pred_boxes, strict=True):
         # COCOeval would take a box of NaN for a perfect one: no overlap with it is below any threshold.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
-from ..data import CocoDetection
+from ..data import CocoDetection, DataError
 from ..models import DeformableDETR
 from ..models.trace import Trace
 from .errors import FOUND_IOU, Outcome
@@ -88,12 +88,18 @@ class Opened(NamedTuple):
 def open_cases(
     model: DeformableDETR, dataset: CocoDetection, cases: Iterable[Outcome], threshold: float = 0.5
 ) -> list[Opened]:
-    """Run `model` once on each image that `cases`, objects of `dataset`, lie on, and explain each of them."""
+    """Run `model` once on each image that `cases`, objects of `dataset`, lie on, and explain each of them.
+
+    DataError for an image that cannot be read.
+    """
     passes: dict[int, tuple[Tensor, dict, Trace]] = {}
     opened = []
     for case in cases:
         if case.image_id not in passes:
-            image, target = dataset[dataset.image_ids.index(case.image_id)]
+            sample = dataset[dataset.image_ids.index(case.image_id)]
+            if sample is None:  # skip_bad_images
+                raise DataError(f"image id {case.image_id} cannot be read, so nothing on it can be explained")
+            image, target = sample
             passes[case.image_id] = image, target, model.trace([image])
         image, target, trace = passes[case.image_id]
         h, w = target["orig_size"]

@@ -29,7 +29,7 @@ class Predictions(NamedTuple):
     annotations_sha256: str | None = None
 
     def check_belongs_to(self, image_ids: Iterable[int], category_ids: Iterable[int], where: str | Path) -> None:
-        """DataError unless the data set of annotation file `where` has every image and category of these."""
+        """DataError unless `image_ids` and `category_ids`, those of annotation file `where`, have all of these."""
         looked_at = [*(self.image_ids or ()), *(result["image_id"] for result in self.results)]
         for kind, used, known in (
             ("image", looked_at, image_ids),
@@ -45,7 +45,9 @@ class Predictions(NamedTuple):
 
 
 def write_predictions(path: str | Path, evaluation: Evaluation, categories: list[dict[str, Any]], **about: Any) -> None:
-    """Write scores and detections as JSON, one detection a line; `about` adds what the reader should know of the run.
+    """Write `evaluation` to `path` as JSON, scores first, then one detection a line.
+
+    `categories` are what the labels stand for; `about` adds what the reader should know of the run.
 
     Numbers are written to the last bit, so that scoring them again gives the same values. OSError if it cannot be
     written; an older file of that name is left as it was.
@@ -67,7 +69,7 @@ def write_predictions(path: str | Path, evaluation: Evaluation, categories: list
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Read what `write_predictions` wrote, or a bare list in COCO's results format, as other detectors write it.
+    """Read `path`: what `write_predictions` wrote, or a bare list in COCO's results format, of any detector.
 
     Raises:
         DataError: no such file, not JSON, or not of this form; says what is wrong and where.
@@ -79,7 +81,7 @@ def read_predictions(path: str | Path) -> Predictions:
         raise DataError(f"{path} holds no predictions: no list in COCO's results format, and none called 'results'")
     for index, result in enumerate(contents["results"]):
         _check_result(result, f"{path}: results[{index}]")
-    predictions = Predictions(*(contents.get(name) for name in Predictions._fields))
+    predictions = Predictions(contents["results"], *(contents.get(name) for name in Predictions._fields[1:]))
     _check_about(predictions, path)
     return predictions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ class TrainOptions:
     @property
     def length(self) -> float:
         """In epochs or minutes."""
-        return self.epochs if self.minutes is None else self.minutes
+        return cast(float, self.epochs if self.minutes is None else self.minutes)
 
     @property
     def images_per_step(self) -> int:
@@ -97,11 +97,11 @@ class TrainState:
         return math.ceil(self.num_images / self.images_per_step)
 
     def position(self, options: TrainOptions) -> float:
-        """How far the run is, in the unit of its length: epochs or minutes."""
+        """How far the run is, in the unit of the length in `options`: epochs or minutes."""
         return self.step / self.steps_per_epoch if options.minutes is None else self.seconds / 60
 
     def progress(self, options: TrainOptions) -> float:
-        """0 at the start of the run, 1 at its end."""
+        """0 at the start of the run, 1 at the end that `options` give it."""
         return self.position(options) / options.length
 
 

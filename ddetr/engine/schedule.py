@@ -56,12 +56,14 @@ TINY_RECIPE = Recipe(lr=4e-4, backbone_factor=1.0, warmup=100, augment="light", 
 
 
 def default_recipe(config: DeformableDETRConfig) -> Recipe:
-    """What a model is trained with: the tiny ones from scratch, the others as in the paper."""
+    """What a model of this `config` is trained with: the tiny ones from scratch, the others as in the paper."""
     return TINY_RECIPE if config.backbone == "resnet10" else PAPER_RECIPE
 
 
 def parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict]:
-    """AdamW's groups, each with a `name`: "transformer", "backbone", and "slow" for what places the samples.
+    """AdamW's groups for `model`, each with a `name`: "transformer", "backbone", "slow" for what places the samples.
+
+    The rates are those of `recipe`.
 
     Every trainable parameter is in exactly one; frozen ones are in none.
     """
@@ -84,7 +86,7 @@ def _group_of(name: str) -> str:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups`; fused, because a tiny model has many small tensors to update."""
+    """AdamW over `parameter_groups` by `recipe`; fused, because a tiny model has many small tensors to update."""
     groups = parameter_groups(model, recipe)
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
@@ -108,7 +110,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> floa
     If the norm is not finite the gradients are left as they are, for whoever looks for the cause.
     """
     parameters = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if clip_norm and norm.isfinite():
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
     return float(norm)

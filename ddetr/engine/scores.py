@@ -57,7 +57,7 @@ class PrecisionRecall(NamedTuple):
     categories: list[dict[str, Any]]
 
     def curve(self, category_id: int | None = None, iou: float | None = None) -> np.ndarray:
-        """Precision (R,) of one category at one IoU threshold; None averages over all of them.
+        """Precision (R,) of `category_id` at the IoU threshold `iou`; None averages over all of them.
 
         NaN where there is no object. The mean of a curve is its average precision.
 
@@ -109,11 +109,16 @@ class Evaluation(NamedTuple):
 
 
 def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> Evaluation:
-    """Judge box detections, in COCO's results format, on `image_ids`. `results` are left as they are."""
+    """Judge box detections, `results` in COCO's format, by the annotations `coco`, on the images of `image_ids` alone.
+
+    `results` are left as they are.
+    """
     judge = _judge(coco, results, image_ids)
     precision, recall = (judge.eval[name][..., -1] for name in ("precision", "recall"))  # (T, R, K, A), (T, K, A)
     objects = _count_objects(judge)  # (K, A)
-    categories = [{"id": int(id), "name": str(coco.cats[id]["name"])} for id in judge.params.catIds]
+    categories: list[dict[str, Any]] = [
+        {"id": int(id), "name": str(coco.cats[id]["name"])} for id in judge.params.catIds
+    ]
     per_category = [
         _group(category["name"], objects[k, 0], precision[:, :, k, 0], recall[:, k, 0], category["id"])
         for k, category in enumerate(categories)
@@ -127,19 +132,19 @@ def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -
 
 
 def coco_metrics(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-    """COCOeval's twelve numbers for box detections on `image_ids`."""
+    """COCOeval's twelve numbers; coco, results and image_ids as for `score`."""
     return score(coco, results, image_ids).metrics
 
 
 def format_metrics(metrics: dict[str, float]) -> str:
-    """The twelve numbers in two rows, as people quote them; "-" where there was nothing to measure."""
+    """The twelve numbers in `metrics` in two rows, as people quote them; "-" where there was nothing to measure."""
     rows = (METRICS[:6], METRICS[6:])
     return "\n".join("  ".join(f"{name} {format_score(metrics[name])}" for name in row) for row in rows)
 
 
 def format_groups(groups: Iterable[GroupScore]) -> str:
-    """Scores by category or by size, as a table."""
-    rows = [("", "objects", "AP", "AP50", "AP75", "AR")]
+    """The scores of `groups`, by category or by size, as a table."""
+    rows: list[Sequence[str]] = [("", "objects", "AP", "AP50", "AP75", "AR")]
     for group in groups:
         numbers = (format_score(value) for value in (group.ap, group.ap50, group.ap75, group.ar))
         rows.append((printable(group.name), str(group.objects), *numbers))
@@ -193,8 +198,8 @@ def _count_objects(judge: COCOeval) -> np.ndarray:
 
 def _group(name: str, objects: int, precision: np.ndarray, recall: np.ndarray, id: int | None = None) -> GroupScore:
     """precision (T, R, ...), recall (T, ...), where T runs over IoU 0.50, 0.55, ... 0.95."""
-    means = (_mean(values) for values in (precision, precision[0], precision[5], recall))
-    return GroupScore(name, int(objects), *means, category_id=id)
+    ap, ap50, ap75, ar = map(_mean, (precision, precision[0], precision[5], recall))
+    return GroupScore(name, int(objects), ap, ap50, ap75, ar, id)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -35,7 +35,9 @@ class StepReport(NamedTuple):
 
 
 def train_step(state: TrainState, images: list[Tensor], targets: Targets, options: TrainOptions) -> StepReport:
-    """One optimiser step on this process's images, in parts of `batch_size`. `state.step` is left to the caller.
+    """One optimiser step on this process's images, in parts of `options.batch_size`.
+
+    `state.step` is left to the caller.
 
     All losses are divided by the number of objects in the whole step, whatever part or process they are in, so that
     the gradient is that of one big batch. What is not the same: a part is padded to its own largest image, and dropout
@@ -45,8 +47,8 @@ def train_step(state: TrainState, images: list[Tensor], targets: Targets, option
         ValueError: images or targets that the model does not take; names the image ids.
         FloatingPointError: a loss or gradient that is NaN or infinite; the weights are those of the step before.
     """
-    num_boxes = sum(len(target["labels"]) for target in targets)
-    num_images, num_boxes = distributed.sum_over_ranks(len(images), num_boxes)
+    own_boxes = sum(len(target["labels"]) for target in targets)
+    num_images, num_boxes = distributed.sum_over_ranks(len(images), own_boxes)
     if not num_images:
         return StepReport({}, 0.0, 0, 0.0)
     state.images_seen += int(num_images)

@@ -35,7 +35,9 @@ def train(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> TrainState:
-    """Train `model` in place and write `out`: model.safetensors, checkpoint.pt, metrics.jsonl, and snapshots/ if asked.
+    """Train `model` in place on `dataset`, as `options` say, and evaluate it on `val`.
+
+    `out` gets model.safetensors, checkpoint.pt, metrics.jsonl, and snapshots/ if asked; `progress` shows a bar.
 
     Ctrl-C finishes the step, writes a checkpoint and returns. `resume` goes on from `out`/checkpoint.pt (or from what
     `read_training_state` read), with the same images, augmentation and dropout as if it had never stopped. `callbacks`
@@ -104,7 +106,7 @@ def stop_on_signals(state: TrainState) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def request(number: int, frame: Any) -> None:
         state.stopped = True

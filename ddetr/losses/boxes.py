@@ -5,13 +5,13 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """(..., 4) centre and size -> (..., 4) top left and bottom right corner."""
+    """boxes (..., 4) centre and size -> (..., 4) top left and bottom right corner."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """(..., 4) corners -> (..., 4) centre and size."""
+    """boxes (..., 4) corners -> (..., 4) centre and size."""
     top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(top_left + bottom_right) / 2, bottom_right - top_left], dim=-1)
 

@@ -1,5 +1,7 @@
 """The losses: focal, L1 and GIoU, at every decoder layer, and once for the encoder's proposals."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -11,7 +13,10 @@ from .matcher import HungarianMatcher, Match, Target
 
 
 def sigmoid_focal_loss(logits: Tensor, onehot: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
-    """Focal loss of each logit, same shape, not reduced (Focal loss, equation 5)."""
+    """Focal loss of each of `logits`, same shape, not reduced (Focal loss, equation 5).
+
+    onehot: 1 where the answer is yes, 0 elsewhere; alpha weighs yes against no, gamma leaves out what is easy.
+    """
     p = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, onehot, reduction="none")
     p_wrong = p * (1 - onehot) + (1 - p) * onehot
@@ -30,27 +35,26 @@ class Criterion(nn.Module):
         self.config = config
         self.matcher = HungarianMatcher(config)
 
-    def forward(self, output, targets: list[Target], num_boxes: float | None = None) -> dict[str, Tensor]:
-        """output: a `DetrOutput` -> weighted losses; their sum is what to call backward on.
+    def forward(self, output: Any, targets: list[Target], num_boxes: float | None = None) -> dict[str, Tensor]:
+        """output: a `DetrOutput`, targets: one for each image -> weighted losses; call backward on their sum.
 
         `loss_class`, `loss_bbox`, `loss_giou` of the last layer, `..._0`, `..._1` of the earlier ones (with
         `aux_loss`), `..._enc` of the encoder's proposals (two-stage, where every object has the label 0).
 
         num_boxes: what to divide by instead of this batch's `num_boxes`, when it is a part of a larger one.
         """
-        if num_boxes is None:
-            num_boxes = self.num_boxes(targets, output.pred_logits.device)
-        losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, num_boxes)
+        divisor = self.num_boxes(targets, output.pred_logits.device) if num_boxes is None else num_boxes
+        losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, divisor)
         if self.config.aux_loss:
             for n, (logits, boxes) in enumerate(output.aux):
-                losses |= self.layer_losses(logits, boxes, targets, num_boxes, suffix=f"_{n}")
+                losses |= self.layer_losses(logits, boxes, targets, divisor, suffix=f"_{n}")
         if output.enc_logits is not None:
             as_objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
-            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, as_objects, num_boxes, suffix="_enc")
+            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, as_objects, divisor, suffix="_enc")
         return losses
 
     def num_boxes(self, targets: list[Target], device: torch.device) -> Tensor:
-        """The number of objects in the batch, at least 1, averaged over ranks; a scalar."""
+        """The number of objects in `targets`, at least 1, averaged over ranks; a scalar on `device`."""
         count = torch.tensor(float(sum(len(target.labels) for target in targets)), device=device)
         if not (dist.is_available() and dist.is_initialized()):
             return count.clamp(min=1)
@@ -60,7 +64,10 @@ class Criterion(nn.Module):
     def layer_losses(
         self, logits: Tensor, boxes: Tensor, targets: list[Target], num_boxes: Tensor | float, suffix: str = ""
     ) -> dict[str, Tensor]:
-        """Match one layer's logits (B, Q, K) and boxes (B, Q, 4), and score them."""
+        """Match one layer's logits (B, Q, K) and boxes (B, Q, 4) to `targets`, and score them.
+
+        Sums are divided by `num_boxes`; the losses' names end in `suffix`.
+        """
         logits, boxes = logits.float(), boxes.float()
         matches = self.matcher(logits, boxes, targets)
         matched = torch.cat([boxes[b, match.query] for b, match in enumerate(matches)])
@@ -74,7 +81,10 @@ class Criterion(nn.Module):
         }
 
     def class_loss(self, logits: Tensor, targets: list[Target], matches: list[Match]) -> Tensor:
-        """Focal loss summed over every query and class: an unmatched query should say no to all classes."""
+        """Focal loss of logits (B, Q, K) by `targets` and their `matches`, summed over every query and class.
+
+        An unmatched query should say no to all classes.
+        """
         onehot = torch.zeros_like(logits)
         for b, (target, match) in enumerate(zip(targets, matches, strict=True)):
             onehot[b, match.query, target.labels[match.target]] = 1

@@ -35,7 +35,7 @@ class HungarianMatcher(nn.Module):
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
 
     def cost(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
-        """logits (Q, K) and boxes (Q, 4) of one image -> (Q, N), in float32."""
+        """logits (Q, K), boxes (Q, 4) and target, N objects, of one image -> (Q, N), in float32."""
         cost = (
             self.class_weight * self.class_cost(logits, target.labels)
             + self.bbox_weight * self.bbox_cost(boxes, target.boxes)
@@ -44,29 +44,29 @@ class HungarianMatcher(nn.Module):
         return cost
 
     def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the focal loss would change if the query were given the label: (Q, K), (N,) -> (Q, N)."""
+        """What the focal loss would change if the query were given the label: logits (Q, K), labels (N,) -> (Q, N)."""
         p = logits.float().sigmoid()[:, labels]
         as_object = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()
         as_background = (1 - self.alpha) * p**self.gamma * -(1 - p + 1e-8).log()
         return as_object - as_background
 
     def bbox_cost(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """L1 distance of (cx, cy, w, h): (Q, 4), (N, 4) -> (Q, N)."""
+        """L1 distance of (cx, cy, w, h): boxes (Q, 4), target_boxes (N, 4) -> (Q, N)."""
         return torch.cdist(boxes.float(), target_boxes.float(), p=1)
 
     def giou_cost(self, boxes: Tensor, target_boxes: Tensor) -> Tensor:
-        """Minus the GIoU: (Q, 4), (N, 4) -> (Q, N)."""
+        """Minus the GIoU: boxes (Q, 4), target_boxes (N, 4), both (cx, cy, w, h) -> (Q, N)."""
         predicted, true = cxcywh_to_xyxy(boxes.float()), cxcywh_to_xyxy(target_boxes.float())
         return -generalized_iou(predicted[:, None], true[None])
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes: Tensor, targets: list[Target]) -> list[Match]:
-        """logits (B, Q, K), boxes (B, Q, 4) -> a match for each image.
+        """logits (B, Q, K), boxes (B, Q, 4), targets B -> a match for each image.
 
         Raises:
             FloatingPointError: a prediction is NaN or infinite, so there is no cost to compare.
         """
-        costs = [self.cost(*predicted, target) for *predicted, target in zip(logits, boxes, targets, strict=True)]
+        costs = [self.cost(*image) for image in zip(logits, boxes, targets, strict=True)]
         # One copy to the host for the whole batch: each is a wait for the GPU.
         on_host = torch.cat([cost.flatten() for cost in costs]).cpu().split([cost.numel() for cost in costs])
         return [

@@ -1,7 +1,7 @@
 """The backbone: a torchvision ResNet that hands over its last three stages, C3 to C5."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 import torchvision
@@ -26,6 +26,7 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """Batch norm with fixed statistics and affine, as buffers: detection batches are too small to estimate them."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> the same shape."""
         # One fused pass; torchvision's own form multiplies and adds in two.
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
@@ -104,10 +105,14 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(max(1, min(32, channels // 4)), channels)
 
 
-_NORMS = {"frozen_batch": FrozenBatchNorm2d, "batch": nn.BatchNorm2d, "group": _group_norm}
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen_batch": FrozenBatchNorm2d,
+    "batch": nn.BatchNorm2d,
+    "group": _group_norm,
+}
 
 
-def _build_resnet(config: DeformableDETRConfig) -> nn.Module:
+def _build_resnet(config: DeformableDETRConfig) -> SmallResNet | torchvision.models.ResNet:
     norm = _NORMS[config.backbone_norm]
     if config.backbone == "resnet10":
         return SmallResNet(config.backbone_width, norm)
@@ -118,5 +123,5 @@ def _build_resnet(config: DeformableDETRConfig) -> nn.Module:
 
 
 def _out_channels(stage: nn.Sequential) -> int:
-    block = stage[-1]
+    block: Any = stage[-1]
     return getattr(block, "conv3", block.conv2).out_channels

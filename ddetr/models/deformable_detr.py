@@ -94,17 +94,17 @@ class DeformableDETR(nn.Module):
         return pad_images(check_images(images, self.flatten.level_embed), self.config.mask_unpadded)
 
     def pre_transformer(self, batch: ImageBatch) -> MultiScaleTokens:
-        """Backbone, neck, masks, position and level embedding: (B, 3, H, W) -> (B, S, C)."""
+        """Backbone, neck, masks, position and level embedding: `batch` (B, 3, H, W) -> tokens (B, S, C)."""
         return self.flatten(self.neck(self.backbone(batch.images)), batch.mask)
 
     def pre_decoder(self, memory: Tensor, tokens: MultiScaleTokens) -> DecoderInputs:
-        """The queries: learned ones, or with `two_stage` the encoder's best proposals."""
+        """The queries: learned ones, or with `two_stage` the best proposals of `memory` (B, S, C), from `tokens`."""
         if self.config.two_stage:
             return self.queries(memory, tokens)
         return self.queries(memory.shape[0])
 
     def predict(self, decoded: DecoderOutput, queries: DecoderInputs, memory: Tensor) -> DetrOutput:
-        """The heads, on every decoder layer."""
+        """The heads, on every layer of `decoded`; `queries` and `memory` (B, S, C) are handed on to the output."""
         logits, boxes = self.heads(decoded.hidden_states, decoded.reference_points)
         return DetrOutput(
             pred_logits=logits[-1],
@@ -118,7 +118,7 @@ class DeformableDETR(nn.Module):
         )
 
     def postprocess(self, output: DetrOutput, sizes: list[tuple[int, int]]) -> list[dict[str, Tensor]]:
-        """Detections in pixels of images of `sizes` (h, w); see `ddetr.models.outputs.postprocess`."""
+        """From `output` to detections in pixels of images of `sizes` (h, w); see `ddetr.models.outputs.postprocess`."""
         c = self.config
         return postprocess(output.pred_logits, output.pred_boxes, sizes, c.max_detections, c.clip_boxes)
 

@@ -27,12 +27,10 @@ def class_head(embed_dim: int, num_classes: int) -> nn.Linear:
 
 def box_head(embed_dim: int) -> nn.Sequential:
     """(..., C) -> (..., 4): a correction to (cx, cy, w, h) in inverse-sigmoid space, at first zero."""
-    head = nn.Sequential(
-        nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, embed_dim), nn.ReLU(), nn.Linear(embed_dim, 4)
-    )
-    nn.init.zeros_(head[-1].weight)
-    nn.init.zeros_(head[-1].bias)
-    return head
+    first, second, last = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 4)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), last)
 
 
 def decode_box(delta: Tensor, reference_points: Tensor) -> Tensor:
@@ -59,7 +57,7 @@ class DetectionHeads(nn.Module):
         self.box_embed = nn.ModuleList(copy.deepcopy(first_box) for _ in range(count))
         if not config.two_stage:
             # A first guess of sigmoid(-2) = 0.12 of the image: only proposals come with a size to correct.
-            nn.init.constant_(self.box_embed[0][-1].bias[2:], -2.0)
+            nn.init.constant_(self.box_embed[0].get_parameter("4.bias")[2:], -2.0)
 
     def logits(self, layer: int, hidden: Tensor) -> Tensor:
         """(B, Q, C) of decoder layer `layer` -> (B, Q, K)."""

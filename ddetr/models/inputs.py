@@ -65,7 +65,10 @@ def _check_pixels(images: list[Tensor]) -> None:
 
 
 def check_targets(
-    targets: Sequence[dict[str, Tensor]], sizes: Sequence[tuple[int, int]], num_classes: int, device: torch.device
+    targets: Sequence[dict[str, Tensor]] | None,
+    sizes: Sequence[tuple[int, int]],
+    num_classes: int,
+    device: torch.device,
 ) -> list[Target]:
     """Targets in torchvision's convention, {boxes (N, 4) xyxy pixels, labels (N,)} -> what the losses take.
 

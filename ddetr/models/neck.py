@@ -15,7 +15,7 @@ class Neck(nn.Module):
     Level 4 is made from the raw C5, not from its projection. With one level, C5 alone is projected.
     """
 
-    def __init__(self, config: DeformableDETRConfig, in_channels: tuple[int, int, int]) -> None:
+    def __init__(self, config: DeformableDETRConfig, in_channels: tuple[int, ...]) -> None:
         super().__init__()
         self.num_levels = config.num_levels
         sources = in_channels[-1:] if config.num_levels == 1 else in_channels

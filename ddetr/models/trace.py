@@ -6,7 +6,7 @@ steps as `DeformableDETR.forward_batch`, and listens to their modules with forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -56,7 +56,7 @@ class Trace(Sequence[TraceEntry]):
         self.detections: list[dict[str, Tensor]] = []
 
     def add(self, stage: str, name: str, tensor: Tensor | None) -> None:
-        """Append a tensor; None (a mask that is not there) is left out."""
+        """Append a tensor under `stage` and `name`; None (a mask that is not there) is left out."""
         if tensor is not None:
             self.entries.append(TraceEntry(stage, name, tensor.detach()))
 
@@ -144,11 +144,12 @@ def _listening(model: DeformableDETR, trace: Trace) -> Iterator[None]:
 
         body = model.backbone.body
         listen(body.maxpool, "backbone", "stem")
-        for stage in range(1, 5):
-            listen(getattr(body, f"layer{stage}"), "backbone", f"c{stage + 1}")
+        for number in range(1, 5):
+            listen(getattr(body, f"layer{number}"), "backbone", f"c{number + 1}")
         for level, project in enumerate(model.neck.levels):
             listen(project, "neck", f"level{level}")
-        for part, layers in (("encoder", model.encoder.layers), ("decoder", model.decoder.layers)):
+        stacks: dict[str, Iterable[Any]] = {"encoder": model.encoder.layers, "decoder": model.decoder.layers}
+        for part, layers in stacks.items():
             for n, layer in enumerate(layers):
                 stage = f"{part}.layer{n}"
                 if part == "decoder":

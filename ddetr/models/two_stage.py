@@ -38,9 +38,9 @@ def token_proposals(
         )
         centres = (torch.stack([x, y], dim=-1).view(1, h * w, 2) + 0.5) / size[:, None]
         proposals.append(torch.cat([centres, torch.full_like(centres, BASE_SIZE * 2**level)], dim=-1))
-    proposals = torch.cat(proposals, 1)
-    valid = ((proposals > 0.01) & (proposals < 0.99)).all(-1)
-    return proposals, valid if mask is None else valid & ~mask
+    boxes = torch.cat(proposals, 1)
+    valid = ((boxes > 0.01) & (boxes < 0.99)).all(-1)
+    return boxes, valid if mask is None else valid & ~mask
 
 
 def encode_proposals(proposals: Tensor, embed_dim: int) -> Tensor:

@@ -9,6 +9,7 @@ from .native import NATIVE, Unbuilt
 
 
 def main() -> int:
+    """Say what back ends there are, or build them; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ddetr.ops", description=__doc__)
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("status", help="say what back ends there are (the default)")

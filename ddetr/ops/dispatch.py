@@ -66,7 +66,8 @@ def ms_deform_attn_fused(
     """The operator from what the module's linear layers give, for when nobody needs locations and weights.
 
     reference_points (B, Q, L, 2 | 4), sampling_offsets (B, Q, M, L, P, 2), attention_logits (B, Q, M, L, P);
-    the other arguments, the result (B, Q, M * D) and the errors are those of `ms_deform_attn`.
+    value, spatial_shapes, level_start_index, backend, the result (B, Q, M * D) and the errors are those of
+    `ms_deform_attn`.
     """
     level_sizes = as_level_sizes(spatial_shapes)
     check_fused_inputs(value, level_sizes, level_start_index, reference_points, sampling_offsets, attention_logits)
@@ -84,7 +85,7 @@ def available_backends() -> dict[str, str | None]:
 
 
 def choose_backend(requested: str | None = None, device_type: str = "cpu") -> str:
-    """The back end's name: the one asked for, else `DDETR_OP_BACKEND`, else the fastest for tensors on `device_type`.
+    """The back end's name: `requested`, else `DDETR_OP_BACKEND`, else the fastest for tensors on `device_type`.
 
     Raises:
         ValueError: there is no back end of that name.
@@ -118,7 +119,9 @@ def _why_not(name: str) -> str | None:
     return native.unavailable(name)
 
 
-def _run_native(operator: Callable[..., Tensor], value: Tensor, level_sizes: list[tuple[int, int]], *sampling: Tensor):
+def _run_native(
+    operator: Callable[..., Tensor], value: Tensor, level_sizes: list[tuple[int, int]], *sampling: Tensor
+) -> Tensor:
     # The kernels add up, and place points, at least in float32 (see grid_sample).
     dtype = torch.promote_types(value.dtype, torch.float32)
     flat = [size for pair in level_sizes for size in pair]

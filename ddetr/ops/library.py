@@ -111,7 +111,7 @@ def _autocast(name: str, device_type: str):
     def kernel(value, level_sizes, *sampling):
         if value.dtype != torch.float64:
             value = value.to(torch.get_autocast_dtype(device_type))
-            sampling = [t.float() for t in sampling]
+            sampling = tuple(t.float() for t in sampling)
         with torch.autocast(device_type, enabled=False):
             return getattr(ops, name)(value, level_sizes, *sampling)
 

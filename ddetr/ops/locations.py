@@ -16,6 +16,9 @@ def sampling_locations(
     A point (x, y) counts offsets in cells of the level it looks into: they are divided by (w, h). A box
     (cx, cy, w, h) counts them in half box sides, and one part for each point, so that the star of P rings at
     initialisation ends on the border of the box (paper, appendix A.4).
+
+    Raises:
+        ValueError: reference points of another last dimension than 2 or 4.
     """
     box_size = reference_points.shape[-1]
     if box_size not in (2, 4):
@@ -34,5 +37,5 @@ def sampling_locations(
 
 
 def softmax_weights(attention_logits: Tensor) -> Tensor:
-    """(B, Q, M, L, P) -> the same shape, summing to 1 over the L * P points of each head (paper, equation 3)."""
+    """attention_logits (B, Q, M, L, P) -> weights that sum to 1 over the L * P points of each head (equation 3)."""
     return attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)

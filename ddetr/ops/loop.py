@@ -47,8 +47,8 @@ def ms_deform_attn_loop(
 ) -> Tensor:
     """Sum the values found at the sampling locations, each times its weight (paper, equation 3).
 
-    value (B, S, M, D), sampling_locations (B, Q, M, L, P, 2) as (x, y) in [0, 1] of the padded map, attention_weights
-    (B, Q, M, L, P) -> (B, Q, M * D). Differentiable, any number of times, in all three.
+    value (B, S, M, D), level_sizes L pairs (h, w), sampling_locations (B, Q, M, L, P, 2) as (x, y) in [0, 1] of the
+    padded map, attention_weights (B, Q, M, L, P) -> (B, Q, M * D). Differentiable, any number of times, in all three.
     """
     B, _, M, D = value.shape
     _, Q, _, L, P, _ = sampling_locations.shape

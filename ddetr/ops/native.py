@@ -92,6 +92,7 @@ def find_builds(kind: str) -> list[Path]:
 
 
 def file_sha(path: Path) -> str:
+    """The first 16 hex digits of the SHA-256 of a file's bytes, as in a build's name."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 

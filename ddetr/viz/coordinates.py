@@ -9,12 +9,11 @@ from typing import NamedTuple
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from ..models.multi_scale import get_valid_ratio, level_mask
 from .corners import Corner, corners
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, whole_ticks
+from .figures import INK, LEVEL_COLOURS, Figure, frame, halo, label_axes, pixels_of, whole_ticks
 from .padding import STRIDES
 
 Pair = tuple[float, float]
@@ -22,7 +21,7 @@ Pair = tuple[float, float]
 MARKERS = ("o", "s", "^", "D")
 """One marker for each level, so that the levels differ without colour too."""
 
-_HALO = [withStroke(linewidth=3, foreground="white")]
+_HALO = halo(3)
 _WRONG = "#D55E00"
 
 
@@ -267,8 +266,7 @@ def _draw_level(axes: Axes, state: LadderState, ladder: Ladder) -> None:
     axes.plot(ladder.index[0] + 0.5, ladder.index[1] + 0.5, "o", markeredgecolor=INK, markerfacecolor="none")
     axes.set(xlim=(-0.02 * w, 1.02 * w), ylim=(1.02 * h, -0.02 * h), aspect="equal")
     whole_ticks(axes)
-    for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[state.level], linewidth=3)
+    frame(axes, state.level)
     axes.set_title(f"level {state.level}: {h} x {w}\nfour cells are read", fontsize=9)
     label_axes(axes, "x (cells)", "y (cells)")
 

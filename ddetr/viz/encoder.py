@@ -10,15 +10,12 @@ import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, label_axes, pixels_of, whole_ticks
+from .features import main_colours
+from .figures import INK, LINE_STYLES, Figure, frame, halo, label_axes, pixels_of, whole_ticks
 
 LevelSizes = Sequence[tuple[int, int]]
-
-_HALO = [withStroke(linewidth=3, foreground="white")]
-_RIM = [withStroke(linewidth=4.5, foreground="black")]
 
 
 def split_levels(values: Tensor, level_sizes: LevelSizes) -> list[Tensor]:
@@ -145,14 +142,8 @@ def cost_curves(
 
 
 def _colours(tokens: Tensor, level_sizes: LevelSizes) -> list[np.ndarray]:
-    tokens = tokens.detach().float().cpu()
     weight = torch.cat([torch.full((h * w, 1), 1 / (h * w)) for h, w in level_sizes]) / len(level_sizes)
-    centred = tokens - (tokens * weight).sum(0)
-    _, _, directions = torch.linalg.svd((centred * weight).T @ centred)
-    directions = directions[:3] * directions[:3].sum(1, keepdim=True).sign()  # fixed, so that it always looks the same
-    parts = centred @ directions.T  # (S, 3)
-    low, high = parts.quantile(0.02, 0), parts.quantile(0.98, 0)
-    colours = ((parts - low) / (high - low + 1e-9)).clamp(0, 1)
+    colours = main_colours(tokens.detach().float().cpu(), weight)
     return [cells.numpy() for cells in split_levels(colours, level_sizes)]
 
 
@@ -166,7 +157,7 @@ def _grid(image: Tensor, rows: int, levels: int, cross: tuple[float, float] | No
     first.set_title("image", fontsize=8)
     if cross:
         place = (cross[0] * image.shape[2], cross[1] * image.shape[1])
-        first.plot(*place, "+", color="#3CFF3C", markersize=13, markeredgewidth=2.5, path_effects=_RIM)
+        first.plot(*place, "+", color="#3CFF3C", markersize=13, markeredgewidth=2.5, path_effects=halo(4.5, "black"))
     axes = np.array([[figure.add_subplot(grid[row, n + 1]) for n in range(levels)] for row in range(rows)])
     for level in range(levels):
         axes[0, level].set_title(f"level {level}", fontsize=8)
@@ -176,8 +167,7 @@ def _grid(image: Tensor, rows: int, levels: int, cross: tuple[float, float] | No
 def _map(axes: Axes, cells: np.ndarray, level: int, name: str, **style: object) -> object:
     h, w = cells.shape[:2]
     picture = axes.imshow(cells, extent=(0, w, h, 0), **style)
-    for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=3)
+    frame(axes, level)
     whole_ticks(axes)
     axes.tick_params(labelsize=6)
     axes.set_ylabel(f"{name}\ny (cells)" if name else "y (cells)", fontsize=8)
@@ -187,4 +177,4 @@ def _map(axes: Axes, cells: np.ndarray, level: int, name: str, **style: object) 
 
 def _mark_cell(axes: Axes, size: Sequence[int], x: float, y: float) -> None:
     corner = (int(x * size[1]), int(y * size[0]))
-    axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=2, path_effects=_HALO))
+    axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=INK, linewidth=2, path_effects=halo(3)))

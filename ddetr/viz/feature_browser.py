@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .features import ON_PHOTO, frame, map_colours, picture, width_holding
-from .figures import LEVEL_COLOURS, Figure, label_axes
+from .features import ON_PHOTO, map_colours, picture, width_holding
+from .figures import LEVEL_COLOURS, Figure, frame, label_axes
 
 Maps = Callable[[Tensor], Sequence[Tensor]]
 """images (1, 3, H, W) -> L maps (1, C, h, w): a backbone, or a backbone and a neck."""

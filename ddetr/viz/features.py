@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of
+from .figures import LEVEL_COLOURS, Figure, frame, halo, label_axes, pixels_of
 
-ON_PHOTO = [withStroke(linewidth=3.5, foreground="white")]
+ON_PHOTO = halo(3.5)
 
 
 def map_colours(feature: Tensor) -> np.ndarray:
@@ -23,12 +22,17 @@ def map_colours(feature: Tensor) -> np.ndarray:
     """
     C, h, w = feature.shape
     cells = feature.detach().float().cpu().reshape(C, h * w).T
-    cells = cells - cells.mean(0)
-    _, _, directions = torch.linalg.svd(cells.T @ cells)
-    directions = directions[:3] * directions[:3].sum(1, keepdim=True).sign()
-    parts = cells @ directions.T  # (h*w, 3)
+    return main_colours(cells, torch.full((h * w, 1), 1 / (h * w))).reshape(h, w, 3).numpy()
+
+
+def main_colours(cells: Tensor, weight: Tensor) -> Tensor:
+    """(N, C) -> (N, 3) in [0, 1]: the main directions of all cells; weight (N, 1), how much each counts, sums to 1."""
+    centred = cells - (cells * weight).sum(0)
+    _, _, directions = torch.linalg.svd((centred * weight).T @ centred)
+    directions = directions[:3] * directions[:3].sum(1, keepdim=True).sign()  # fixed, so that it always looks the same
+    parts = centred @ directions.T  # (N, 3)
     low, high = parts.quantile(0.02, 0), parts.quantile(0.98, 0)
-    return ((parts - low) / (high - low + 1e-9)).clamp(0, 1).reshape(h, w, 3).numpy()
+    return ((parts - low) / (high - low + 1e-9)).clamp(0, 1)
 
 
 def feature_colours(image: Tensor, maps: Sequence[Tensor], names: Sequence[str]) -> Figure:
@@ -120,9 +124,3 @@ def picture(axes: Axes, image: Tensor, faded: bool = False) -> None:
         pixels = (0.4 * grey).astype(np.uint8)
     axes.imshow(pixels, extent=(0, image.shape[2], image.shape[1], 0))
     label_axes(axes, "x (pixels)", "y (pixels)")
-
-
-def frame(axes: Axes, level: int) -> None:
-    """A border in the level's colour."""
-    for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[level] if level < len(LEVEL_COLOURS) else INK, linewidth=3)

@@ -81,9 +81,20 @@ def whole_ticks(axes: Axes) -> None:
         axis.set_major_locator(MaxNLocator(5, integer=True))
 
 
+def frame(axes: Axes, level: int, width: float = 3) -> None:
+    """A border in the level's colour."""
+    for spine in axes.spines.values():
+        spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=width)
+
+
+def halo(width: float, colour: str = "white") -> list[withStroke]:
+    """The path effect that underlays a line or a text, so that it shows on any picture; `width` in all."""
+    return [withStroke(linewidth=width, foreground=colour)]
+
+
 def dark_edge(width: float) -> list[withStroke]:
     """The path effect of a line of this width, so that a light line shows on a light picture as well."""
-    return [withStroke(linewidth=width + 1.2, foreground=INK)]
+    return halo(width + 1.2, INK)
 
 
 def pixels_of(image: Tensor) -> np.ndarray:
@@ -155,8 +166,7 @@ def level_masks(masks: Sequence[Tensor], valid_ratios: Tensor) -> Figure:
     for level, (axes, mask) in enumerate(zip(figure.subplots(1, len(masks), squeeze=False)[0], masks, strict=True)):
         h, w = mask.shape
         axes.imshow(mask.cpu().numpy(), cmap="Greys", vmin=0, vmax=1.4, extent=(0, w, h, 0))
-        for spine in axes.spines.values():
-            spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=3)
+        frame(axes, level)
         ratio_w, ratio_h = valid_ratios[level].tolist()
         axes.set_title(f"level {level}: {h} x {w}\nvalid w {ratio_w:.3f}, h {ratio_h:.3f}", fontsize=8)
         axes.set_xlabel("x (cells)", fontsize=7)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ops.validate import level_starts
 from .corners import corners
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, whole_ticks
+from .figures import INK, LEVEL_COLOURS, Figure, frame, label_axes, whole_ticks
 
 FORWARD, BACKWARD = "forward", "backward"
 READ, WRITE = INK, "#D55E00"
@@ -191,7 +191,7 @@ def collisions(counts: Sequence[Tensor], title: str) -> Figure:
         picture = axes.imshow(count.numpy(), cmap="magma", norm=PowerNorm(0.5, 0, most), extent=(0, w, h, 0))
         axes.set_title(f"level {level}: up to {int(count.max())}", fontsize=9)
         whole_ticks(axes)
-        _frame(axes, level)
+        frame(axes, level, width=2)
         label_axes(axes, "x (cells)", "y (cells)")
     bar = figure.colorbar(picture, ax=panels)
     bar.set_label("additions to a cell", fontsize=8)
@@ -274,7 +274,7 @@ def _map(axes: Axes, level: int, size: tuple[int, int], done: list[Read], points
     for (x, y), weight in zip(points.tolist(), weights.tolist(), strict=False):
         axes.plot(x * w, y * h, "o", markersize=2 + 8 * abs(weight) ** 0.5, color=INK, markerfacecolor="none")
     axes.set_title(f"level {level}: {h} x {w}", fontsize=8)
-    _frame(axes, level)
+    frame(axes, level, width=2)
     label_axes(axes, "x (cells)", "y (cells)")
 
 
@@ -363,8 +363,3 @@ def _words(state: ThreadState, corners: list[Read], weight: float) -> list[str]:
         lines += ["", f"  sum[{end - first}] += that * value, {end - first} channels at a time", ""]
         lines += [f"{'now' if last else 'at the end'} it writes  out[b, {state.query}, {part}  once"]
     return lines
-
-
-def _frame(axes: Axes, level: int) -> None:
-    for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=2)

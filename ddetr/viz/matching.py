@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from ..config import DeformableDETRConfig
 from ..losses import Criterion, HungarianMatcher, Target
 from ..models.heads import inverse_sigmoid
-from .figures import INK, LINE_STYLES, Figure, label_axes, plain_text
+from .figures import INK, LINE_STYLES, Figure, halo, label_axes, plain_text
 
 Box = Sequence[float]
 TERMS = ("class", "L1", "GIoU")
@@ -221,7 +220,7 @@ def _draw_costs(axes: Axes, matching: Matching, names: list[str], objects: list[
         axes.add_patch(
             Rectangle(
                 (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=colour, linewidth=2.6, clip_on=False, zorder=3,
-                path_effects=[withStroke(linewidth=4, foreground="white")],
+                path_effects=halo(4),
             )
         )  # fmt: skip
     axes.set_xticks(range(len(objects)), objects, fontsize=7, rotation=30, ha="right")
@@ -251,6 +250,6 @@ def _box(axes: Axes, box: Box, size: tuple[float, float], **style: object) -> No
     axes.add_patch(
         Rectangle(
             ((cx - w / 2) * W, (cy - h / 2) * H), w * W, h * H, fill=False,
-            path_effects=[withStroke(linewidth=float(style["linewidth"]) + 1, foreground=INK)], **style,
+            path_effects=halo(float(style["linewidth"]) + 1, INK), **style,
         )
     )  # fmt: skip

@@ -9,15 +9,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from ..models.deform_attention import MSDeformAttn
 from ..ops import sampling_locations
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, whole_ticks
+from .figures import INK, LEVEL_COLOURS, Figure, halo, label_axes, whole_ticks
 
 HEADS = 8
-_HALO = [withStroke(linewidth=3, foreground="white")]
+_HALO = halo(3)
 _OUTSIDE = "#D55E00"
 _EDGE = 1e-3  # cells: a point on the border is inside, however it was rounded
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.image_batch import pad_images
 from ..models.multi_scale import get_valid_ratio, level_mask
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, Figure, frame, label_axes
 
 STRIDES = (8, 16, 32, 64)
 
@@ -99,6 +99,5 @@ def _level(axes: Axes, mask: Tensor, level: int) -> None:
     h, w = mask.shape
     axes.imshow(np.where(mask.numpy(), 1.0, 0.0), cmap="Greys", vmin=0, vmax=1.4, extent=(0, w, h, 0))
     axes.set(xlim=(-0.02 * w, 1.02 * w), ylim=(1.02 * h, -0.02 * h))  # the frame hides no column
-    for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[level], linewidth=3)
+    frame(axes, level)
     label_axes(axes, "x (cells)", "y (cells)")

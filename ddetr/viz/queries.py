@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from .figures import Figure, label_axes, pixels_of
+from .figures import Figure, halo, label_axes, pixels_of
 
 GREEN = "#3CFF3C"
 """The paper's cross."""
@@ -18,7 +17,7 @@ GREEN = "#3CFF3C"
 SIZE_BINS = (("up to 0.1", "#0072B2", "o"), ("0.1 to 0.25", "#E69F00", "^"), ("above 0.25", "#D55E00", "s"))
 """Kinds of boxes by the side of a square of their area, as a part of the image's side; each a colour and a marker."""
 
-_RIM = [withStroke(linewidth=4.5, foreground="black")]
+_RIM = halo(4.5, "black")
 
 
 class QueriesState(NamedTuple):
@@ -90,7 +89,7 @@ def draw_reference_points(image: Tensor, reference_points: Tensor, lit: Sequence
     for query in lit:
         axes.annotate(
             str(query), (x[query], y[query]), xytext=(4, 4), textcoords="offset points", fontsize=8, color="white",
-            path_effects=[withStroke(linewidth=2.5, foreground="black")],
+            path_effects=halo(2.5, "black"),
         )  # fmt: skip
     numbered = f", numbers {', '.join(map(str, lit))} named" if lit else ""
     figure.alt = f"The reference points of {Q} queries over an image{numbered}."

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba_array
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
 
-from .figures import LEVEL_COLOURS, Figure, label_axes, plain_text
+from .figures import LEVEL_COLOURS, Figure, halo, label_axes, plain_text
 from .sampling_view import (
     ON_IMAGE,
     ON_PADDING,
@@ -158,7 +157,7 @@ def _draw_lines(axes: Axes, view: SamplingView, part: str, layer: int, row: int,
 
 
 def _draw_reference(axes: Axes, view: SamplingView, part: str, layer: int, row: int, cross: np.ndarray) -> None:
-    rim = [withStroke(linewidth=3, foreground="black")]
+    rim = halo(3, "black")
     style = {"fill": False, "edgecolor": REFERENCE_COLOUR, "linewidth": 1.4, "path_effects": rim, "zorder": 4}
     for cx, cy, w, h in np.unique(cross[:, :4].round(1), axis=0) if cross.shape[1] == 4 else ():
         axes.add_patch(Rectangle((cx - w / 2, cy - h / 2), w, h, **style))
@@ -200,7 +199,7 @@ def _draw_corners(axes: Axes, view: SamplingView, points: Points, i: int) -> Non
         place = (corner.column * w, corner.row * h)
         axes.add_patch(Rectangle(place, w, h, color=colour, alpha=0.15 + 0.6 * corner.weight, zorder=2))
         text = f"{corner.weight:.2f}" + ("" if reads else ("\npadding" if corner.where == ON_PADDING else "\noutside"))
-        rim = [withStroke(linewidth=2, foreground="black")]
+        rim = halo(2, "black")
         axes.text(
             place[0] + w / 2, place[1] + h / 2, text, ha="center", va="center", fontsize=6, color="white",
             path_effects=rim, zorder=4, clip_on=True,
@@ -250,7 +249,7 @@ def _legend(
             handles.append(dot(share, color="#888888", alpha=0.4 + 0.6 * share, label=f"weight {share * heaviest:.3f}"))
     if (points.where != ON_IMAGE).any():
         handles.append(dot(0.25, markerfacecolor="none", markeredgecolor="#888888", label="hollow: not on the image"))
-    rim = [withStroke(linewidth=3, foreground="black")]
+    rim = halo(3, "black")
     cross_line = {"marker": "+", "linestyle": "none", "markersize": 9, "markeredgewidth": 2, "path_effects": rim}
     handles.append(Line2D([], [], color=REFERENCE_COLOUR, label="reference point", **cross_line))
     if cross.shape[1] == 4:

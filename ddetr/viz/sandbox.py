@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import html
 import threading
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any
 
 import ipywidgets
 
+from ..files import data_uri
 from .figures import Figure
 
 STILL = "A still picture: run this cell in JupyterLab, Notebook 7 or VS Code to move it."
@@ -119,5 +119,5 @@ class Sandbox(ipywidgets.VBox):
 
 def picture(figure: Figure) -> str:
     """The figure as an HTML image that holds its own data and says in words what it shows."""
-    data = base64.b64encode(figure._repr_png_()).decode()
-    return f'<img alt="{html.escape(figure.alt)}" style="max-width: 100%" src="data:image/png;base64,{data}">'
+    source = data_uri(figure._repr_png_(), "image/png")
+    return f'<img alt="{html.escape(figure.alt)}" style="max-width: 100%" src="{source}">'

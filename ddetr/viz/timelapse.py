@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
 import io
@@ -16,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from ..files import data_uri
 from .dashboard import FOUND, PictureFigure, backdrop, draw_box, scatter_points, write_score
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes, plain_text
 
@@ -228,4 +228,4 @@ def _pixels(figure: Figure) -> Image.Image:
 def _data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(buffer.getvalue(), f"image/{kind.lower()}")

@@ -83,29 +83,6 @@ def plot_curves(
     precision.set_ylim(0, 1.02)
 
 
-def ap_curves(runs: Mapping[str, Sequence[dict[str, Any]]], metric: str = "AP", x: str = "minutes") -> Figure:
-    """One of COCO's numbers of several runs, name -> lines, as they train; x is "minutes" or "step"."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    drawn = False
-    for i, (name, lines) in enumerate(runs.items()):
-        evaluations = _of_kind(lines, "eval")
-        colour, style = LINE_STYLES[i % len(LINE_STYLES)]
-        values = _scores(evaluations, metric)
-        best = f"best {np.nanmax(values):.3f}" if np.isfinite(values).any() else "no evaluation"
-        axes.plot(
-            _column(evaluations, x), values, color=colour, linestyle=style, marker=MARKERS[i % len(MARKERS)],
-            markersize=5, label=f"{plain_text(name)} ({best})",
-        )  # fmt: skip
-        drawn = drawn or bool(evaluations)
-    axes.set_ylim(0, 1.02)
-    _finish(axes, x, drawn, "no evaluation yet")
-    axes.set_ylabel(f"{metric} on held-out images", fontsize=8)
-    if runs:
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=3)
-    return figure
-
-
 def runs_side_by_side(runs: Mapping[str, Sequence[dict[str, Any]]]) -> Figure:
     """A column for each run, name -> lines: its loss and AP over steps, on the same scales."""
     figure = Figure(figsize=(1.9 * max(len(runs), 1) + 0.6, 3.4), layout="constrained")

@@ -3,7 +3,7 @@ import torch
 from toy_data import make_coco
 
 from ddetr import build_model
-from ddetr.data import CocoDetection, eval_transform
+from ddetr.data import CocoDetection, DataError, eval_transform
 from ddetr.engine import error_breakdown
 from ddetr.engine.misses import explain_object, open_cases
 
@@ -65,3 +65,15 @@ def test_cases_are_opened_in_the_image_as_the_model_saw_it(tmp_path):
         assert distance.min() < 1
     same_image = [one.trace for one in opened if one.case.image_id == opened[-1].case.image_id]
     assert all(trace is same_image[0] for trace in same_image)
+
+
+def test_an_image_that_was_skipped_as_damaged_is_named(tmp_path):
+    folder = make_coco(tmp_path)
+    model = build_model("tiny_two_stage", num_classes=3).eval()
+    dataset = CocoDetection(
+        folder / "val2017", folder / "annotations" / "instances_val2017.json", skip_bad_images=True, limit=1
+    )
+    dataset.path(dataset.image_ids[0]).write_bytes(b"no picture")
+    breakdown = error_breakdown(dataset.coco, [], dataset.image_ids)
+    with pytest.raises(DataError, match=f"image id {dataset.image_ids[0]} cannot be read"):
+        open_cases(model, dataset, breakdown.objects)

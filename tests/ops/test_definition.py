@@ -4,7 +4,8 @@ import pytest
 import torch
 from cases import definition, every_case, fused_case, gradients, plain_case
 
-from ddetr.ops import bilinear_sample, ms_deform_attn, ms_deform_attn_fused, sampling_locations
+from ddetr.ops import BACKENDS, bilinear_sample, ms_deform_attn, ms_deform_attn_fused, sampling_locations
+from ddetr.ops.native import NATIVE
 
 FORMS = ["plain", "fused points", "fused boxes"]
 
@@ -17,11 +18,12 @@ def test_a_point_on_a_cells_centre_reads_that_cell():
     assert bilinear_sample(image, 3.0, 1.5).item() == 2.5  # half of cell 5
 
 
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name not in ("loop", *NATIVE)])
 @pytest.mark.parametrize("form", FORMS)
-def test_grid_sample_is_the_definition_in_value_and_gradient(form):
+def test_a_back_end_in_pytorch_is_the_definition_in_value_and_gradient(form, backend):
     case = every_case()[form].requires_grad()
     grad_out = torch.randn(2, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    out = case.run("grid_sample")
+    out = case.run(backend)
     expected, expected_grads = definition(case, grad_out)
     torch.testing.assert_close(out, expected)
     for got, want in zip(gradients(case, out, grad_out), expected_grads, strict=True):

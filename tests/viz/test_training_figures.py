@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 from matplotlib.text import Text
 
 from ddetr.data import DataError
-from ddetr.viz.training import _running_mean, ap_curves, read_metrics, training_curves
+from ddetr.viz.training import _running_mean, read_metrics, training_curves
 
 
 def train_line(step, **values):
@@ -74,18 +74,6 @@ def test_odd_numbers_leave_gaps():
     figure = training_curves(lines)
     assert np.isnan(drawn(figure.axes[2])["AP"][:, 1]).all()
     assert figure._repr_png_()
-
-
-def test_runs_side_by_side():
-    figure = ap_curves({"two-stage": RUN, "$one_$stage": RUN[:5], "_b": [*RUN, eval_line(60, 0.5)]})
-    shown = texts(figure)
-    assert "two-stage (best 0.400)" in shown
-    assert r"\$one_\$stage (no evaluation)" in shown
-    assert any("_b (best 0.500)" in text for text in shown)
-    assert "AP on held-out images" in shown
-    assert figure._repr_png_()
-    assert ap_curves({})._repr_png_()
-    assert "AP50 on held-out images" in texts(ap_curves({"a": RUN}, metric="AP50", x="step"))
 
 
 def test_running_mean_keeps_the_length_and_leaves_out_what_is_not_finite():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .raster import Coverage, blend, cover, ellipse, rectangle, smooth, stroke
+from .raster import Coverage, Points, blend, cover, ellipse, rectangle, smooth, stroke
 from .sketch import Chance, Colour, Light, Placement, Sketch, darker, lighter, mix, paint, place, rasterise
 
 
@@ -108,8 +108,8 @@ def room(chance: Chance, noise: Noise, height: int, width: int) -> np.ndarray:
             for x in range(step, width, 2 * step):
                 _fill(canvas, ellipse(x, y, step / 3, step / 3, n=8), second)
     if chance.happens(0.5):
-        x, y, w, h = (chance.between(*r) for r in ((0, 0.7), (0.03, 0.25), (0.15, 0.35), (0.15, 0.35)))
-        frame = rectangle(x * width, y * height, (x + w) * width, (y + h) * height)
+        left, top, w, h = (chance.between(*r) for r in ((0, 0.7), (0.03, 0.25), (0.15, 0.35), (0.15, 0.35)))
+        frame = rectangle(left * width, top * height, (left + w) * width, (top + h) * height)
         _fill(canvas, frame, chance.colour(saturation=(0.1, 0.7)))
         _line(canvas, frame, 4, chance.colour(saturation=(0.2, 0.6), value=(0.2, 0.7)), closed=True)
     floor = chance.choice(((140, 95, 60), (95, 65, 45), (180, 150, 115), chance.colour(saturation=(0.05, 0.5))))
@@ -234,11 +234,11 @@ def _plain(colour: Colour, height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), colour, dtype=np.int32)
 
 
-def _fill(canvas: np.ndarray, points, colour: Colour) -> None:
+def _fill(canvas: np.ndarray, points: Points, colour: Colour) -> None:
     _blend(canvas, cover([np.array(points)], *canvas.shape[:2]), colour)
 
 
-def _line(canvas: np.ndarray, points, width: float, colour: Colour, closed: bool = False) -> None:
+def _line(canvas: np.ndarray, points: Points, width: float, colour: Colour, closed: bool = False) -> None:
     _blend(canvas, cover([np.array(c) for c in stroke(points, width, closed)], *canvas.shape[:2]), colour)
 
 

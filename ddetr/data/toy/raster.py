@@ -106,7 +106,7 @@ def _spline(a: float, b: float, c: float, d: float, t: float) -> float:
 def stroke(points: Points, width: float, closed: bool = False) -> list[Points]:
     """The contours of a line of this width along the points."""
     pairs = [*itertools.pairwise(points), *([(points[-1], points[0])] if closed else [])]
-    contours = []
+    contours: list[Points] = []
     for (x0, y0), (x1, y1) in pairs:
         length = math.hypot(x1 - x0, y1 - y0)
         if length:

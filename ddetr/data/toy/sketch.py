@@ -22,7 +22,7 @@ WOOD = ((150, 100, 60), (110, 70, 40), (190, 145, 95), (85, 60, 45))
 class Chance:
     """Python's Mersenne Twister through `random()` alone, the one method whose stream never changes."""
 
-    def __init__(self, *seed: int) -> None:
+    def __init__(self, *seed: int | str) -> None:
         self._random = random.Random(":".join(map(str, seed))).random
 
     def between(self, low: float, high: float) -> float:
@@ -42,16 +42,21 @@ class Chance:
         return self._random() < probability
 
     def colour(
-        self, hues: Sequence[tuple[float, float]] = ((0, 1),), saturation=(0.4, 0.95), value=(0.4, 0.95)
+        self,
+        hues: Sequence[tuple[float, float]] = ((0, 1),),
+        saturation: tuple[float, float] = (0.4, 0.95),
+        value: tuple[float, float] = (0.4, 0.95),
     ) -> Colour:
         """A colour whose hue is in one of the ranges (0 and 1 are red)."""
         hue = self.between(*self.choice(hues)) % 1
-        return tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, self.between(*saturation), self.between(*value)))
+        red, green, blue = colorsys.hsv_to_rgb(hue, self.between(*saturation), self.between(*value))
+        return int(255 * red), int(255 * green), int(255 * blue)
 
 
 def mix(a: Colour, b: Colour, share: float) -> Colour:
     """`share` of b in a."""
-    return tuple(int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    red, green, blue = (int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
+    return red, green, blue
 
 
 def lighter(colour: Colour, share: float = 0.4) -> Colour:
@@ -128,7 +133,7 @@ def place(sketch: Sketch, at: Placement) -> list[Shape]:
     angle = math.radians(at.turn)
     c, s = math.cos(angle), math.sin(angle)
     matrix = np.array([[c, -s], [s, c]]) * [at.stretch * (-1 if at.mirrored else 1), 1]
-    low, high = (np.inf, np.inf), (-np.inf, -np.inf)
+    low, high = np.full(2, np.inf), np.full(2, -np.inf)
     # Written out: a matrix product may be rounded differently from one processor to the next.
     turned = [
         shape._replace(
