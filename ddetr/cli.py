@@ -8,9 +8,12 @@ import sys
 from types import ModuleType
 
 from . import __version__
-from .commands import data, doctor, evaluate, predict, trace, train
+from .commands import convert, data, doctor, evaluate, predict, trace, train
 
-COMMANDS = {"train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data, "doctor": doctor}
+COMMANDS = {
+    "train": train, "eval": evaluate, "predict": predict, "trace": trace, "data": data, "convert": convert,
+    "doctor": doctor,
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -42,7 +42,7 @@ def add_arguments(add: Callable) -> None:
     """The command's options."""
     model_arguments(add)
     data_arguments(add)
-    add("--weights", metavar="W", help="a file, or a folder with model.safetensors")
+    add("--weights", metavar="W", help="a file, a folder, or a name on the Hugging Face hub")
     add("--predictions", metavar="FILE", help="score these again, instead of running a model: an earlier --out, or a "
         "list in COCO's results format")  # fmt: skip
     add("--split", choices=("train", "val"), default="val", help="of --data; default: %(default)s")

@@ -24,7 +24,7 @@ def add_arguments(add: Callable) -> None:
     """The command's options."""
     model_arguments(add)
     add("image", nargs="+", help="image files")
-    add("--weights", required=True, metavar="W", help="a file, or a folder with model.safetensors")
+    add("--weights", required=True, metavar="W", help="a file, a folder, or a name on the Hugging Face hub")
     add("--out", default="predictions", metavar="DIR", help="default: %(default)s")
     add("--threshold", type=fraction, default=0.5, help="lowest score shown; default: %(default)s")
     add("--skip-bad-images", action="store_true", help="go on without images that cannot be read")

@@ -15,6 +15,7 @@ import torch
 from ..checkpoints import change_num_classes, copy_encoder, load_pretrained
 from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
+from ..data.coco import with_ids
 from ..engine import TrainOptions, default_recipe, distributed, format_metrics, train
 from ..engine.checkpoint import check_resumable, read_training_state
 from ..engine.log import tensorboard
@@ -257,10 +258,10 @@ def _starting_model(
         model = build_model(config, imagenet_weights=settings["imagenet"])
         if settings["encoder_from"]:
             copy_encoder(load_pretrained(settings["encoder_from"]), model)
-    elif dataset.num_classes == config.num_classes and pretrained.categories in (None, dataset.categories):
-        model = pretrained
     else:
-        model = change_num_classes(pretrained, dataset.num_classes)
+        known = pretrained.categories and with_ids(pretrained.categories, dataset.categories)
+        fits = dataset.num_classes == config.num_classes and known in (None, dataset.categories)
+        model = pretrained if fits else change_num_classes(pretrained, dataset.num_classes)
     model.categories = dataset.categories
     return model
 

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..checkpoints import load_pretrained, shipped_file
-from ..checkpoints.loading import SHIPPED
+from ..checkpoints import SHIPPED, load_pretrained, shipped_file
 from ..data import DataError, coco_layout
 from ..ops import available_backends, choose_backend, ms_deform_attn
 

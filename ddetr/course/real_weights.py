@@ -24,18 +24,7 @@ def real_weights() -> tuple[DeformableDETR | None, str]:
             f"COCO, on the portrait: set it to a checkpoint's path or a hub name, and start Jupyter again."
         )
     try:
-        path = Path(source) if Path(source).exists() else _download(source)
-        return load_pretrained(path), f"{VARIABLE}: {Path(source).name}"
-    except (OSError, CheckpointError, ImportError) as error:
+        return load_pretrained(source), f"{VARIABLE}: {Path(source).name}"
+    except (OSError, CheckpointError) as error:
         reason = " ".join(str(error).split())[:160]
         return None, f"{VARIABLE} cannot be used ({type(error).__name__}: {reason})"
-
-
-def _download(name: str) -> Path:
-    """A hub model's folder, or the file in it that older repositories have. OSError if there is no network."""
-    if name.count("/") != 1 or name.startswith(("/", ".")):
-        raise FileNotFoundError(f"no file {name}, and no name such as organisation/model either")
-    from huggingface_hub import snapshot_download  # only here: the series does without
-
-    folder = Path(snapshot_download(name, allow_patterns=["config.json", "model.safetensors", "pytorch_model.bin"]))
-    return folder if (folder / "model.safetensors").is_file() else folder / "pytorch_model.bin"

@@ -68,7 +68,7 @@ class CocoDetection(Dataset):
         if not self.image_dir.is_dir():
             raise DataError(f"no image folder {self.image_dir}")
         own = [{"id": c["id"], "name": c["name"]} for c in sorted(self.coco.cats.values(), key=lambda c: c["id"])]
-        self.categories = categories if categories is not None else own
+        self.categories = own if categories is None else with_ids(categories, own)
         self.label_of = {category["id"]: label for label, category in enumerate(self.categories)}
         self._check_categories(own)
         self.image_ids = sorted(self.coco.imgs)[:limit]
@@ -122,6 +122,7 @@ class CocoDetection(Dataset):
             for box, label, score in zip(
                 boxes.tolist(), detections["labels"].tolist(), detections["scores"].tolist(), strict=True
             )
+            if self.categories[label]["id"] is not None
         ]
 
     def _check_categories(self, own: list[dict[str, Any]]) -> None:
@@ -148,6 +149,12 @@ class CocoDetection(Dataset):
         labels = torch.tensor([self.label_of[a["category_id"]] for a in annotations], dtype=torch.int64)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return tv_tensors.Image(F.pil_to_tensor(picture)), boxes[keep], labels[keep], orientation
+
+
+def with_ids(categories: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Weights of other code bases may bring names alone, with ids None: then a file's, `own`, gives ids by name."""
+    ids = {category["name"]: category["id"] for category in own}
+    return [c if c["id"] is not None else {"id": ids.get(c["name"]), "name": c["name"]} for c in categories]
 
 
 def annotated_frame(record: dict[str, Any], upright: tuple[int, int], turned: Orientation) -> Orientation:

@@ -36,6 +36,7 @@ class Bookkeeping:
         self.state, self.options, self.out, self.val = state, options, out, val
         self.progress = progress and is_main()
         self.bar = _bar(state, options, self.progress)
+        self.before_step = [callback.before_step for callback in callbacks if hasattr(callback, "before_step")]
         if not is_main():
             return
         out.mkdir(parents=True, exist_ok=True)
@@ -58,7 +59,7 @@ class Bookkeeping:
         self.bar.close()
 
     def between_steps(self) -> float:
-        """Save and evaluate what is due; returns the seconds that took, which are no training time."""
+        """Save and evaluate what is due, and let callbacks wait; the seconds that took are no training time."""
         started = time.monotonic()
         if is_main():
             position = self.state.position(self.options)
@@ -69,6 +70,8 @@ class Bookkeeping:
                 self._save()
             if self.val and evaluation_due and self.state.progress(self.options) < 1:  # the end has one of its own
                 self._evaluate(self.val)
+            for before_step in self.before_step:
+                before_step(self.state)
         return time.monotonic() - started
 
     def after_step(self, rate: float, report: StepReport) -> None:

@@ -106,7 +106,10 @@ class TrainState:
 
 
 Callback = Callable[[TrainState, dict[str, Any]], None]
-"""Called with each line of the log: `line["kind"]` is "train" (losses, lr, ...) or "eval" (AP, ...)."""
+"""Called with each line of the log: `line["kind"]` is "train" (losses, lr, ...) or "eval" (AP, ...).
+
+If it has a method `before_step(state)`, that is called before each step as well; its time is no training time.
+"""
 
 
 def is_due(every: float | None, before: float, now: float) -> bool:

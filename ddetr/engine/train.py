@@ -41,7 +41,8 @@ def train(
 
     Ctrl-C finishes the step, writes a checkpoint and returns. `resume` goes on from `out`/checkpoint.pt (or from what
     `read_training_state` read), with the same images, augmentation and dropout as if it had never stopped. `callbacks`
-    are called with each line of the log; `state.stopped = True` in one ends the run.
+    are called with each line of the log, and their `before_step(state)`, if they have one, before each step;
+    `state.stopped = True` in one ends the run.
 
     Raises:
         ValueError: bad input to the model; an empty data set.

@@ -1,7 +1,7 @@
 """A training run as it goes: its curves, and what the model makes of one fixed image.
 
 `draw` is a pure function of `DashboardState`. `Dashboard` feeds it from `engine.train`'s callbacks, and `read_run` from
-the log and the snapshots of a run that is over, wherever it was made.
+the log and the snapshots of a run that is over, wherever it was made; `replay` plays that.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from IPython import get_ipython
+from IPython.display import display
+from ipywidgets import Play, SelectionSlider, jslink
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
@@ -29,13 +32,19 @@ from ..losses import HungarianMatcher, Target
 from ..losses.boxes import xyxy_to_cxcywh
 from ..models import DeformableDETR
 from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, plain_text
+from .kernel_messages import handle_widget_messages
+from .run_buttons import STOPPED, RunButtons
+from .sandbox import DRAWING, Sandbox
 from .training import plot_curves, read_metrics
 
 FOUND = "#D55E00"
 """The colour of what a model finds; the truth is dashed ink."""
 
-Show = Callable[[Figure], Callable[[Figure], None]]
-"""Puts a figure somewhere and returns how to replace it by another."""
+Show = Callable[[Any], Callable[[Any], None]]
+"""Puts something somewhere and returns how to replace it by another thing."""
+
+_GLANCE = 0.05
+"""Seconds between two looks at the buttons of a run that is paused."""
 
 
 class PictureFigure(Figure):
@@ -189,9 +198,11 @@ class Dashboard:
         with Dashboard(model, *dataset[0]) as board:
             train(model, dataset, options, out, callbacks=[board])
 
-    It looks at the image at each line of the log. Each `with` shows one figure, and replaces it at most every `every`
-    seconds and at the end, so that one stays; without `with` it only records. `state` is what it shows. `stop()`, from
-    a button for example, ends the run at its next line; the run's checkpoint is written as after Ctrl-C.
+    It looks at the image at each line of the log. Each `with` shows buttons, and one figure that it replaces at most
+    every `every` seconds and at the end, so that one stays; without `with` it only records. `state` is what it shows.
+
+    `pause()`, `resume()` and `stop()` are what the buttons do, and may be called from any thread: the run waits, or
+    ends, before its next step; its checkpoint is written as after Ctrl-C.
     """
 
     def __init__(
@@ -207,19 +218,26 @@ class Dashboard:
     ) -> None:
         self.image, self.target, self.every = image, target, every
         self.show = show or show_in_notebook
-        self.stop_requested = False
+        self.paused = self.stop_requested = False
         truth = target["boxes"].as_subclass(Tensor).numpy()
         self.state = DashboardState(pixels_of(image), truth, [], [look_at(model, image, target, 0)], title, scored_on)
+        self.buttons: RunButtons | None = None
         self._replace: Callable[[Figure], None] | None = None
         self._next = 0.0
 
     def __enter__(self) -> Dashboard:
         self._replace = None
+        self.paused = self.stop_requested = False
+        self.buttons = RunButtons(self)
+        self._replace_buttons = show_in_notebook(self.buttons)
         self.refresh()
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.refresh()
+        self._replace_buttons(self.buttons.afterwards())
+        self.buttons.close()
+        self.buttons = None
 
     def __call__(self, run: TrainState, line: dict[str, Any]) -> None:
         """Take in a line of the log."""
@@ -231,18 +249,44 @@ class Dashboard:
         if self._replace is not None and time.monotonic() >= self._next:
             self.refresh()
 
+    def before_step(self, run: TrainState) -> None:
+        """Do what the buttons ask for; returns when the run may go on, or has to end."""
+        handle_widget_messages()
+        if self.paused:
+            if self._replace is not None:
+                self.refresh()
+            self._say(f"Paused after step {run.step}")
+        while self.paused and not (self.stop_requested or run.stopped):
+            time.sleep(_GLANCE)
+            handle_widget_messages()
+        run.stopped = run.stopped or self.stop_requested
+        self._say(f"{STOPPED} {run.step}" if run.stopped else "Running")
+
+    def pause(self) -> None:
+        """Wait before the next step."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self.paused = False
+
     def stop(self) -> None:
-        """End the run at its next line of the log."""
+        """End the run before its next step."""
         self.stop_requested = True
+
+    def _say(self, text: str) -> None:
+        if self.buttons is not None:
+            self.buttons.say(text)
 
     def refresh(self) -> None:
         """Show the state as it is now."""
         started = time.monotonic()
-        figure = draw(self.state)
-        if self._replace is None:
-            self._replace = self.show(figure)
-        else:
-            self._replace(figure)
+        with DRAWING:  # a view that is moved meanwhile draws in another thread
+            figure = draw(self.state)
+            if self._replace is None:
+                self._replace = self.show(figure)
+            else:
+                self._replace(figure)
         now = time.monotonic()
         self._next = now + max(self.every, 10 * (now - started))  # on a slow machine drawing may not eat the training
 
@@ -263,31 +307,30 @@ def read_run(
     return DashboardState(pixels_of(image), truth, lines, looks, title, scored_on)
 
 
-def replay(state: DashboardState, *, frames: int = 12, seconds: float = 0.3, show: Show | None = None) -> None:
-    """Show a run again, from its start to its end, in one figure."""
-    last = max([look.step for look in state.looks] + [line["step"] for line in state.lines])
-    replace = None
-    for step in np.linspace(state.looks[0].step, last, max(frames, 2)):
-        figure = draw(state.until(int(step)))
-        if replace is None:
-            replace = (show or show_in_notebook)(figure)
-        else:
-            replace(figure)
-        time.sleep(seconds)
+def replay(state: DashboardState) -> Sandbox:
+    """A run once more, at any moment of its log: a slider over its steps, and a button that plays them.
+
+    ValueError for a state without a look.
+    """
+    draw(state)  # says what is wrong before any control is made
+    first = state.looks[0].step
+    steps = sorted({entry["step"] for entry in state.lines} | {look.step for look in state.looks})
+    steps = [step for step in steps if step >= first]
+    slider = SelectionSlider(options=steps, value=steps[-1], description="step", continuous_update=False)
+    play = Play(value=len(steps) - 1, max=len(steps) - 1, interval=1000)
+    sandbox = Sandbox(draw, lambda step: state.until(step), {"step": slider})
+    jslink((play, "value"), (slider, "index"))
+    sandbox.children = (play, *sandbox.children)
+    return sandbox
 
 
-def show_in_notebook(figure: Figure) -> Callable[[Figure], None]:
-    """Display a figure in the cell's output. Without a notebook nothing is shown."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        return _show_nothing
-    handle = display(figure, display_id=True) if get_ipython() else None
+def show_in_notebook(shown: Any) -> Callable[[Any], None]:
+    """Display something in the cell's output. Without a notebook nothing is shown."""
+    handle = display(shown, display_id=True) if get_ipython() else None
     return handle.update if handle else _show_nothing
 
 
-def _show_nothing(figure: Figure) -> None: ...
+def _show_nothing(_shown: Any) -> None: ...
 
 
 def scatter_points(axes: Axes, points: np.ndarray, weights: np.ndarray, area: float = 70.0) -> None:

@@ -19,7 +19,7 @@ _PAUSE = 0.03
 
 # JupyterLab hands changes to a thread beside the one that runs the cells. Two at once would mix up matplotlib's caches,
 # and the older picture could come last.
-_DRAWING = threading.RLock()
+DRAWING = threading.RLock()
 
 _ROW = {"flex_flow": "row wrap", "align_items": "center", "grid_gap": "4px 16px"}
 
@@ -82,7 +82,7 @@ class Sandbox(ipywidgets.VBox):
 
     def redraw(self) -> None:
         """Draw the state that the controls are in now."""
-        with _DRAWING:
+        with DRAWING:
             self._timer = None
             values = {name: getattr(widget, trait) for name, (widget, trait) in self.controls.items()}
             try:

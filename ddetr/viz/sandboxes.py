@@ -94,3 +94,8 @@ def as_png(picture: Tensor | np.ndarray) -> bytes:
     pixels = pixels_of(picture) if isinstance(picture, Tensor) else picture
     Image.fromarray(pixels).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def is_rounded(shown: float, value: float, step: float) -> bool:
+    """Whether a slider that was given `value` made `shown` of it: the browser's rounds to its steps, and says so."""
+    return abs(shown - value) <= step / 2 + 1e-9

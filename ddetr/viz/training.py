@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 
 from ..data import DataError
 from .figures import INK, LINE_STYLES, Figure, label_axes, plain_text
@@ -80,6 +81,8 @@ def plot_curves(
         _finish(axes, x, there, "no evaluation yet" if axes is precision else "no step logged yet")
     if train and (_column(train, "loss") > 0).any():
         losses.set_yscale("log")
+        losses.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))  # "20": 2 x 10^1 has no room
+        losses.tick_params(which="minor", labelsize=7)
     precision.set_ylim(0, 1.02)
 
 

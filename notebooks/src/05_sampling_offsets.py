@@ -24,6 +24,8 @@ from ddetr.engine.schedule import Recipe
 from ddetr.models.deform_attention import MSDeformAttn
 from ddetr.ops import bilinear_sample, choose_backend, ms_deform_attn
 from ddetr.viz import SamplingExplorer, coordinate_sandboxes, figures, offsets, sampling
+from ddetr.viz.attention import AttentionState
+from ddetr.viz.attention_playground import attention_playground
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
@@ -330,6 +332,22 @@ display(SamplingExplorer(view=view, layer=1, token=token))
 # The cross is the reference point. The heavy points sit around the rim of the clock. Move over the image; arrow keys
 # move the token, [ and ] the layer. For a model of yours: `SamplingExplorer(model, image)`. Without a notebook,
 # `sampling.sampling_points(view, "encoder", 1, token)` draws the same picture. *(The decoder's: below, and page 08.)*
+#
+# ## One head, in your hands
+#
+# All of it at once, for one head of this token. **Predict**: lower one logit. Which weights change? **Touch**: choose a
+# level, drag its points, slide their logits.
+
+# %%
+start = AttentionState(
+    figures.pixels_of(image), trace["encoder.layer1.value"][0], sizes, reference[0, token], steps[0, token],
+    logits[0, token], head=4,
+)  # fmt: skip
+attention_playground(start)
+
+# %% [markdown]
+# All 16, since they share 1. A dragged point changes no weight, but reads another vector. The bars at the bottom are
+# what `output_proj` gets from this head; outlined, what the network made.
 #
 # ## Points on a line
 #

@@ -229,7 +229,7 @@ for name, network in (("fresh", fresh), ("trained", model)):
 # each box term can nearly do without the other. A fresh network scores all classes nearly alike, so the box terms decide. A
 # trained one knows its classes, and the class keeps neighbours apart.
 #
-# Your turn: drag a box, move a weight, watch who takes over. *(Without a kernel, this is a picture.)*
+# Your turn: drag a box, move a weight or a score, watch who takes over. *(Without a kernel, this is a picture.)*
 
 # %%
 playground = matching_playground(state_of([10, 13, 38, 34, 43], objects=[1, 3, 4]))

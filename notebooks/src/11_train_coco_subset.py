@@ -257,14 +257,15 @@ print(checklist.as_table({name: checklist.why_is_ap_zero(model, val) for name, m
 #
 # ## A run that is over
 #
-# The dashboard is a pure function of its state, and a log and snapshots make one. Point it at a run of your cluster:
+# The dashboard is a pure function of its state, and a log and snapshots make one. Point it at a run of your cluster, and
+# play it: *(without a kernel, this is its end)*
 
 # %%
 state = dashboard.read_run(FOLDER / "rung_8", *toy("train")[0], title="images: 8", scored_on="the same images")
 steps = [look.step for look in state.looks]
 assert steps == sorted(steps)
 print(f"{len(state.lines)} lines of log, {len(steps)} snapshots, steps {steps[0]} to {steps[-1]}")
-# dashboard.replay(state) plays it; dashboard.draw(state.until(160)) stops it there
+dashboard.replay(state)
 
 # %% [markdown]
 # ## An hour in four seconds

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from ddetr.checkpoints.loading import shipped_file
+from ddetr.checkpoints import shipped_file
 from ddetr.course.real_weights import real_weights
 
 

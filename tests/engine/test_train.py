@@ -1,5 +1,6 @@
 import json
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,6 +109,25 @@ def test_batches_cover_each_epoch_and_start_anywhere():
     assert list(StepBatches(5, 2, seed=0, first_step=2, last_step=6)) == whole[2:]
     assert [[i for _, i in batch] for batch in whole[:3]] != [[i for _, i in batch] for batch in whole[3:]]
     assert mix_seed(0, 1) != mix_seed(1, 0)
+
+
+def test_a_callback_may_wait_before_a_step_and_that_is_no_training_time(tmp_path, toy, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.now)
+
+    class Patient:
+        steps = []
+
+        def __call__(self, state, line): ...
+
+        def before_step(self, state):
+            self.steps.append(state.step)
+            clock.now += 100
+            state.stopped = state.step == 2
+
+    state = train(fresh(), toy, options(), tmp_path / "run", callbacks=[Patient()], progress=False)
+    assert Patient.steps == [0, 1, 2]
+    assert (state.step, state.stopped, state.seconds) == (2, True, 0)
 
 
 def test_ctrl_c_ends_with_a_checkpoint(tmp_path, toy):

@@ -1,5 +1,6 @@
 import io
 import json
+import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 
+from ddetr import build_model
 from ddetr.checkpoints import save_model
-from ddetr.data import DataError
+from ddetr.data import CocoDetection, DataError, Resolution, coco_layout, eval_transform, make_toycoco
+from ddetr.engine import TrainOptions, train
 from ddetr.engine.checkpoint import snapshot_path
 from ddetr.viz import dashboard
 from ddetr.viz.dashboard import Dashboard, DashboardState, Look, best_boxes, draw, look_at, read_run, replay
@@ -189,7 +192,58 @@ def test_a_resumed_run_takes_back_the_steps_that_come_again(small, target, shown
     assert [one.step for one in board.state.looks] == [0, 2, 3]
 
 
-def test_a_finished_run_from_its_log_and_snapshots(small, target, shown, tmp_path):
+def test_a_pressed_button_makes_the_run_wait(small, target, shown):
+    run = SimpleNamespace(model=small, stopped=False, step=4)
+    with Dashboard(small, IMAGE, target, show=shown.show) as board:
+        board.before_step(run)
+        buttons = board.buttons
+        assert (buttons.pause.description, buttons.status.value) == ("Pause", "Running")
+        buttons.pause.click()
+        waiting = threading.Thread(target=board.before_step, args=(run,))
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        buttons.pause.click()  # which has become the one that lets it go on
+        waiting.join(20)
+        assert not waiting.is_alive()
+        assert (run.stopped, board.paused, buttons.pause.description) == (False, False, "Pause")
+
+        buttons.pause.click()
+        assert buttons.pause.description == "Go on"
+        buttons.stop.click()
+        board.before_step(run)  # a run that is to end does not wait
+        assert run.stopped
+        assert buttons.afterwards().data == "Stopped after step 4."
+    with board:
+        again = SimpleNamespace(model=small, stopped=False, step=5)
+        board.before_step(again)
+        assert not again.stopped
+        assert "buttons stood here" in board.buttons.afterwards().data
+        board.pause()
+        again.stopped = True  # as Ctrl-C does
+        board.before_step(again)
+        assert board.buttons.afterwards().data == "Stopped after step 5."
+
+
+def test_a_run_ends_before_the_step_that_stop_forbids(small, tmp_path, shown):
+    make_toycoco(tmp_path / "toy", train=2, val=1, workers=0, progress=False, seed=0)
+    data = CocoDetection(*coco_layout(tmp_path / "toy", "train"), eval_transform(Resolution.around(48)))
+    model = build_model(small.config.replace(num_classes=data.num_classes))
+    model.categories = data.categories
+
+    class Impatient(Dashboard):
+        def before_step(self, run):
+            if run.step == 3:
+                self.stop()
+            super().before_step(run)
+
+    with Impatient(model, *data[0], show=shown.show) as board:
+        state = train(model, data, TrainOptions(epochs=9, log_every=100), tmp_path, callbacks=[board], progress=False)
+    assert (state.step, state.stopped) == (3, True)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == 3
+
+
+def test_a_finished_run_from_its_log_and_snapshots(small, target, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line("train", step)) + "\n" for step in (5, 10)))
     with pytest.raises(ValueError, match="no snapshots"):
         read_run(tmp_path, IMAGE, target)
@@ -199,10 +253,16 @@ def test_a_finished_run_from_its_log_and_snapshots(small, target, shown, tmp_pat
     state = read_run(tmp_path, IMAGE, target, title="again")
     assert [one.step for one in state.looks] == [0, 10]
     assert [entry["step"] for entry in state.lines] == [5, 10]
-    replay(state, frames=3, seconds=0, show=shown.show)
-    assert [len(set(figure.alt.split("; "))) for figure in shown.figures] == [2, 3, 3]
+    again = replay(state)
+    assert again.figure.alt == draw(state).alt
+    slider, _ = again.controls["step"]
+    assert slider.options == (0, 5, 10)
+    slider.value = 5
+    assert again.figure.alt == draw(state.until(5)).alt
     with pytest.raises(DataError, match="no log"):
         read_run(tmp_path / "elsewhere", IMAGE, target)
+    with pytest.raises(ValueError, match="at least one look"):
+        replay(state._replace(looks=[]))
 
 
 def test_without_a_notebook_nothing_is_shown(capsys):

@@ -116,6 +116,30 @@ def test_a_dragged_box_and_a_slider_move_the_assignment():
         matching_playground(STATE)
 
 
+def test_a_score_moves_the_assignment_and_choosing_another_does_not():
+    scores = [(0.604, 0.1), *STATE.scores[1:]]
+    start = STATE._replace(scores=scores, picture=np.zeros((100, 200, 3), np.uint8))
+    playground = matching_playground(start)
+    panel, _ = playground.controls["scores"]
+    assert (panel.query.value, panel.label.value, panel.score.value) == (0, 0, 0.604)
+    panel.score.value = 0.6  # what a browser's slider makes of it
+    for query in (2, 1, 0):
+        panel.query.value = query
+    for label in (1, 0):
+        panel.label.value = label
+    assert [tuple(row) for row in playground.state.scores] == scores
+    assert playground.figure.alt == draw(start).alt
+
+    panel.score.value = 0.99
+    assert playground.state.scores == [[0.99, 0.1], [0.05, 0.1], [0.02, 0.02]]
+    assert "Assignment: query 0 for cat" in playground.figure.alt
+    assert playground.figure.alt == draw(start._replace(scores=playground.state.scores)).alt
+    panel.query.value = 1
+    assert panel.score.value == 0.05
+    with pytest.raises(ValueError, match="got 3 boxes, 2 scores"):
+        matching_playground(start._replace(scores=STATE.scores[:2]))
+
+
 def test_a_prediction_beyond_the_border_is_itself_until_it_is_moved():
     beyond = [(0.05, 0.5, 0.3, 0.2), *STATE.boxes[1:]]
     start = STATE._replace(boxes=beyond, picture=np.zeros((100, 200, 3), np.uint8))

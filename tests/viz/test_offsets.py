@@ -71,21 +71,20 @@ def test_the_figure_counts_what_lies_outside():
 
 
 def test_points_are_drawn_where_they_look():
-    axes = draw(POINT).axes[0]
-    drawn = np.array([line.get_xydata()[0] for line in axes.lines if line.get_marker() == "o"])
+    drawn = np.array(draw(POINT).axes[0].collections[-1].get_offsets())
     expected = locate(POINT)[:, 0] * torch.tensor([27, 20])
     np.testing.assert_allclose(drawn, expected.flatten(0, 1), atol=1e-4)
 
 
 def test_one_head_stands_out():
     def colours(state):
-        return [line.get_markerfacecolor() for line in draw(state).axes[0].lines if line.get_marker() == "o"]
+        return [tuple(colour) for colour in draw(state).axes[0].collections[-1].get_facecolors()]
 
     assert len(set(colours(POINT))) == 1
     chosen = colours(POINT._replace(head=2))
-    assert chosen[8:12] == colours(POINT)[8:12]
-    assert len(set(chosen[:8] + chosen[12:])) == 1
-    assert chosen[0] != chosen[8]
+    assert chosen[-4:] == colours(POINT)[-4:]  # on top of the others
+    assert len(set(chosen[:-4])) == 1
+    assert chosen[0] != chosen[-1]
 
 
 def test_every_heads_ray_ends_where_it_should():

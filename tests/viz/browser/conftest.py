@@ -1,6 +1,7 @@
 """A real browser. Without one these tests are skipped, and say how to get it."""
 
 import contextlib
+import re
 import shutil
 from pathlib import Path
 
@@ -41,13 +42,24 @@ def start_lab(chromium, tmp_path_factory):
 
 
 class Watch:
-    """What must not happen on a page: errors in its console, and requests that leave the machine."""
+    """What must not happen on a page: errors in its console or its kernel, and requests that leave the machine.
+
+    JupyterLab shows what a widget's callback raises or logs nowhere on the page, so the kernel's messages are read.
+    """
+
+    KERNEL_ERRORS = re.compile(rb'"msg_type": ?"error"|"name": ?"stderr".*Traceback', re.DOTALL)
 
     def __init__(self, page):
         self.errors, self.requests = [], []
         page.on("console", lambda message: self.errors.append(message.text) if self.is_error(message) else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
+        page.on("websocket", lambda socket: socket.on("framereceived", self._read))
+
+    def _read(self, frame):
+        frame = frame.encode() if isinstance(frame, str) else frame
+        if self.KERNEL_ERRORS.search(frame):
+            self.errors.append(frame.decode(errors="replace")[:4000])
 
     @staticmethod
     def is_error(message):

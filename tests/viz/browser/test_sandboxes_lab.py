@@ -32,7 +32,7 @@ thread = kernel_thread.ThreadState(sizes, steps, torch.full((4, 2), 1 / 8))
 rungs = coordinates.LadderState((60, 90), (h, w), (237, 237), level=1)
 match = matching.MatchingState(
     boxes=[(0.3, 0.4, 0.3, 0.4), (0.72, 0.5, 0.2, 0.3), (0.5, 0.75, 0.2, 0.2)],
-    scores=[[0.8, 0.1], [0.2, 0.7], [0.4, 0.5]],
+    scores=[[0.803, 0.1], [0.2, 0.7], [0.4, 0.5]],
     target_boxes=[(0.32, 0.42, 0.3, 0.4), (0.68, 0.5, 0.25, 0.3)], target_labels=[0, 1],
     classes=[{HACK!r}, "ring"], picture=np.asarray(scene), queries=[{HACK!r}, "one", "two"],
 )"""
@@ -75,9 +75,9 @@ STOPWATCH = """(root) => {
 class View:
     """One view as a person uses it, and what the kernel says of it."""
 
-    def __init__(self, page, lab, name):
+    def __init__(self, page, lab, name, views=tuple(VIEWS)):
         self.page, self.lab, self.name, self.timed = page, lab, name, False
-        self.cell = page.locator(".jp-Notebook .jp-Cell").nth(1 + list(VIEWS).index(name))
+        self.cell = page.locator(".jp-Notebook .jp-Cell").nth(1 + views.index(name))
         self.root = self.cell.locator(".jp-OutputArea")
         self.svg = self.root.locator("svg[role=group]")
         self.img = self.root.locator(".widget-html img")
@@ -416,8 +416,8 @@ def test_matching_playground(view, space):
         controls = view.kept()["controls"]
         corners = torch.tensor(controls.pop("boxes")) / torch.tensor([W, H, W, H])
         low, high = corners[:, :2], corners[:, 2:]
-        boxes = torch.cat([(low + high) / 2, high - low], 1).tolist()
-        return matching.draw(start._replace(boxes=boxes, weights=tuple(controls.values()))).alt
+        boxes, scores = torch.cat([(low + high) / 2, high - low], 1).tolist(), controls.pop("scores")
+        return matching.draw(start._replace(boxes=boxes, scores=scores, weights=tuple(controls.values()))).alt
 
     view.shows(expected)
     assert view.svg.locator("text").all_text_contents() == [HACK, "one", "two"]
@@ -441,6 +441,12 @@ def test_matching_playground(view, space):
     view.page.keyboard.press("ArrowLeft")
     eventually(lambda: view.control("GIoU"), 1.5)
     view.shows(expected)
+    view.root.get_by_label("query", exact=True).select_option(label="two")
+    view.root.get_by_label("for class", exact=True).select_option(label="ring")
+    meant = view.slide("score", 0.95)
+    eventually(lambda: view.control("scores")[2][1], lambda found: abs(found - meant) <= 0.02)
+    view.shows(expected)
+    assert view.control("scores")[:2] == start.scores[:2]
 
 
 def test_they_are_legible_in_both_themes(page, lab):
