@@ -1,4 +1,4 @@
-"""The detector as one graph of tensors, for `torch.export`, ONNX and `torch.compile`: images of any size, one program."""
+"""The detector as one graph of tensors, for `torch.export`, ONNX and `torch.compile`: one for images of any size."""
 
 import os
 
@@ -33,9 +33,9 @@ class TensorModel(nn.Module):
 def export_program(model: DeformableDETR) -> ExportedProgram:
     """The model for inference as a `torch.export` program, for images of any size from `SMALLEST` pixels a side.
 
-    `program.module()(images, mask)` gives what `TensorModel` gives. Any batch size too; with `proposal_nms`, which works
-    image by image, one image. Where the operator's C++ back end is built, the program calls it, and whoever loads the
-    program imports `ddetr.ops` first; DDETR_OP_BACKEND=grid_sample makes one of PyTorch's own operators alone.
+    `program.module()(images, mask)` gives what `TensorModel` gives, for any batch size too; with `proposal_nms`, which
+    goes image by image, for one image. Where the operator's C++ back end is built, the program calls it, and whoever
+    loads the program imports `ddetr.ops` first; DDETR_OP_BACKEND=grid_sample makes one of PyTorch's own operators.
     """
     with evaluating(model), torch.no_grad():
         return torch.export.export(TensorModel(model).eval(), example_inputs(model), dynamic_shapes=_dynamic(model))
