@@ -55,7 +55,7 @@ def put_last(scores: Tensor, boxes: Tensor, max_overlap: float) -> Tensor:
     scores (B, S), boxes (B, S, 4) as (cx, cy, w, h), max_overlap an IoU -> scores (B, S). The paper does without;
     Ouyang-Zhang et al. (NMS Strikes Back, 2022) show what it is good for.
     """
-    lowered = scores - (scores.amax() - scores.amin() + 1)
+    lowered = scores - (scores.max() - scores.min() + 1)
     ranked = []
     for own, low, corners in zip(scores, lowered, box_convert(boxes, "cxcywh", "xyxy"), strict=True):
         best = nms(corners.float(), own.float(), max_overlap)
