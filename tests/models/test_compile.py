@@ -7,7 +7,7 @@ from ddetr import build_model
 from ddetr.models.export import TensorModel
 
 # Few layers and channels: tracing takes a while for each.
-SMALL = {"num_classes": 3, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32, "num_queries": 9}
+SMALL = {"num_classes": 3, "num_levels": 1, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 9}
 
 
 def batch(h, w):
