@@ -92,7 +92,7 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(out)
 
     def project_value(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, S, C) -> (B, S, M, D), zero where `mask` says padding."""
+        """tokens (B, S, C) -> (B, S, M, D), zero where `mask` says padding."""
         value = self.value_proj(tokens)
         if mask is not None:
             if mask.shape != tokens.shape[:2]:

@@ -8,7 +8,7 @@ from ddetr.models.export import INPUTS, TensorModel, example_inputs, export_onnx
 
 # Every mechanism of the presets, with few levels and layers: tracing takes a while for each.
 SMALL = {
-    "num_classes": 3, "num_levels": 3, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 1, "ffn_dim": 32,
+    "num_classes": 3, "num_levels": 3, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32,
     "num_queries": 9, "num_heads": 4,
 }  # fmt: skip
 OTHER_SIZES = [(65, 96), (97, 250)]
