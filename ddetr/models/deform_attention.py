@@ -33,7 +33,7 @@ class MSDeformAttn(ops.MSDeformAttn):
     def __init__(self, embed_dim: int = 256, num_levels: int = 4, num_heads: int = 8, num_points: int = 4) -> None:
         super().__init__(embed_dim, num_levels, num_heads, num_points)
 
-    def forward(
+    def forward(  # type: ignore[override] # one argument fewer
         self,
         query: Tensor,
         reference_points: Tensor,

@@ -51,6 +51,7 @@ def export_onnx(model: DeformableDETR, path: str | os.PathLike[str]) -> None:
             TensorModel(model).eval(), example_inputs(model), dynamo=True, opset_version=18,
             input_names=INPUTS, output_names=OUTPUTS, dynamic_shapes=_dynamic(model), verbose=False,
         )  # fmt: skip
+    assert program is not None  # as it is without dynamo alone
     program.save(path)
 
 

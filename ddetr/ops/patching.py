@@ -138,20 +138,18 @@ def _is_swapped(module: nn.Module) -> bool:
 
 def _with_our_operator(module: nn.Module) -> Callable[..., Any] | None:
     """What its forward should be, a function that takes the module first; None if it calls no operator known here."""
-    if _is_swapped(module):
-        return module.forward.__func__
     function = getattr(module.forward, "__func__", None)  # None: not a method, somebody else's replacement
-    if function is None:
-        return None
+    if function is None or _is_swapped(module):
+        return function
     if tuple(inspect.signature(module.forward).parameters) == _OPERATOR_PARAMETERS:
         return _operator_forward
     rebuilt = _rebuilt(function)
     if rebuilt is not None:
-        rebuilt.calls_ddetr = True
+        rebuilt.__dict__["calls_ddetr"] = True
     return rebuilt
 
 
-_operator_forward.calls_ddetr = True
+_operator_forward.__dict__["calls_ddetr"] = True
 _operator_forward.__name__ = "forward"  # by which a pickle finds the class's own
 
 
@@ -179,7 +177,7 @@ def _rebuilt(function: Callable[..., Any]) -> FunctionType | None:
     copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
     copy.__dict__.update(function.__dict__)
     if inner is not None:
-        copy.__wrapped__ = rebuilt
+        copy.__dict__["__wrapped__"] = rebuilt
     return copy
 
 
