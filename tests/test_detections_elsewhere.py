@@ -21,7 +21,7 @@ def found():
 def test_pandas(found):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(found["boxes"].numpy(), columns=["x1", "y1", "x2", "y2"]).assign(
-        score=found["scores"], label=found["labels"]
+        score=found["scores"].numpy(), label=found["labels"].numpy()
     )
     assert frame[["x1", "y1", "x2", "y2"]].to_numpy() == pytest.approx(found["boxes"].numpy())
     assert frame["score"].tolist() == found["scores"].tolist()
