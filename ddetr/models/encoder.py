@@ -3,9 +3,9 @@
 from torch import Tensor, nn
 
 from ..config import DeformableDETRConfig
+from ..ops.linear import Linear
 from .deform_attention import MSDeformAttn
 from .dropout import Dropout
-from .linear import Linear
 from .multi_scale import MultiScaleTokens
 from .reference_points import encoder_reference_points
 

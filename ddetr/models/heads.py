@@ -14,8 +14,7 @@ PRIOR_PROBABILITY = 0.01
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
     """log(x / (1 - x)), with x held inside [eps, 1 - eps] so that the borders stay finite."""
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+    return torch.log(x.clamp(eps, 1.0) / (1 - x.clamp(0.0, 1.0)).clamp(min=eps))
 
 
 def class_head(embed_dim: int, num_classes: int) -> nn.Linear:

@@ -41,7 +41,8 @@ def encoder_reference_points(level_sizes: Sequence[tuple[int, int]], valid_ratio
     for level, (h, w) in enumerate(level_sizes):
         y = (torch.arange(h, dtype=torch.float32, device=valid_ratios.device) + 0.5) / h
         x = (torch.arange(w, dtype=torch.float32, device=valid_ratios.device) + 0.5) / w
-        grid = torch.stack([x.repeat(h), y.repeat_interleave(w)], dim=-1)  # (h*w, 2), row by row
+        y, x = torch.meshgrid(y, x, indexing="ij")
+        grid = torch.stack([x, y], dim=-1).flatten(0, 1)  # (h*w, 2), row by row
         places.append(grid / valid_ratios[:, None, level])  # (B, h*w, 2)
     return torch.cat(places, 1)[:, :, None] * valid_ratios[:, None]
 

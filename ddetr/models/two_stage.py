@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import box_convert, nms
 
 from ..config import DeformableDETRConfig
+from ..ops.locations import sizes_as_tensor
 from .heads import box_head, class_head
 from .multi_scale import MultiScaleTokens
 from .position_encoding import encode_coordinate
@@ -27,7 +28,7 @@ def token_proposals(
     level_masks = mask.split([h * w for h, w in level_sizes], dim=1) if mask is not None else None
     proposals = []
     for level, (h, w) in enumerate(level_sizes):
-        size = torch.tensor([[w, h]], dtype=torch.float32, device=device).expand(batch_size, 2)
+        size = sizes_as_tensor([w, h], torch.float32, device).expand(batch_size, 2)
         if level_masks is not None:
             valid = ~level_masks[level].view(-1, h, w)
             size = torch.stack([valid[:, 0].sum(-1), valid[:, :, 0].sum(-1)], dim=-1).float()  # (B, 2) as (w, h)
@@ -54,7 +55,7 @@ def put_last(scores: Tensor, boxes: Tensor, max_overlap: float) -> Tensor:
     scores (B, S), boxes (B, S, 4) as (cx, cy, w, h), max_overlap an IoU -> scores (B, S). The paper does without;
     Ouyang-Zhang et al. (NMS Strikes Back, 2022) show what it is good for.
     """
-    lowered = scores - (scores.amax() - scores.amin() + 1)
+    lowered = scores - (scores.max() - scores.min() + 1)
     ranked = []
     for own, low, corners in zip(scores, lowered, box_convert(boxes, "cxcywh", "xyxy"), strict=True):
         best = nms(corners.float(), own.float(), max_overlap)

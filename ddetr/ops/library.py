@@ -8,6 +8,8 @@ beside float64.
 import torch
 from torch import Tensor
 
+from .locations import sizes_as_tensor
+
 ops = torch.ops.ddetr
 
 _library = torch.library.Library("ddetr", "DEF")
@@ -81,8 +83,8 @@ def _reference_gradients(
     grad_cells: Tensor, level_sizes: list[int], reference_points: Tensor, offsets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """From the gradient by places in cells to those by reference points and offsets; see `sampling_locations`."""
-    sizes = torch.stack([torch.full((), n, dtype=offsets.dtype, device=offsets.device) for n in level_sizes])
-    grad_locations = grad_cells * sizes.view(-1, 1, 2).flip(-1)  # (B, Q, M, L, P, 2) by (x, y) in [0, 1]
+    sizes = sizes_as_tensor(level_sizes, offsets.dtype, offsets.device)
+    grad_locations = grad_cells * sizes[:, None].flip(-1)  # (B, Q, M, L, P, 2) by (x, y) in [0, 1]
     grad_centres = grad_locations.sum((2, 4))  # (B, Q, L, 2)
     if reference_points.shape[-1] == 2:
         return grad_centres, grad_cells

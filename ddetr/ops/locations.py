@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -28,7 +29,9 @@ def sampling_locations(
     centres = reference_points[:, :, None, :, None, :2]  # (B, Q, 1, L, 1, 2)
     if box_size == 2:
         if not isinstance(spatial_shapes, Tensor):
-            spatial_shapes = sampling_offsets.new_tensor(spatial_shapes)
+            spatial_shapes = sizes_as_tensor(
+                [n for pair in spatial_shapes for n in pair], sampling_offsets.dtype, sampling_offsets.device
+            )
         width_height = spatial_shapes.to(sampling_offsets).flip(-1)  # (L, 2): (h, w) -> (w, h)
         return centres + sampling_offsets / width_height[:, None]
     num_points = sampling_offsets.shape[4]
@@ -39,3 +42,11 @@ def sampling_locations(
 def softmax_weights(attention_logits: Tensor) -> Tensor:
     """attention_logits (B, Q, M, L, P) -> weights that sum to 1 over the L * P points of each head (equation 3)."""
     return attention_logits.flatten(-2).softmax(-1).view_as(attention_logits)
+
+
+def sizes_as_tensor(level_sizes: Sequence[int], dtype: torch.dtype, device: torch.device | None) -> Tensor:
+    """h0, w0, h1, w1, ... -> (L, 2).
+
+    Number by number: a traced size stays a variable so, where `torch.tensor` of them all would become a constant.
+    """
+    return torch.stack([torch.full((), n, dtype=dtype, device=device) for n in level_sizes]).view(-1, 2)

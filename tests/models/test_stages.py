@@ -118,7 +118,7 @@ def test_attention_points_and_forward_agree():
 
 
 def test_attention_with_indivisible_heads_is_refused():
-    with pytest.raises(ValueError, match="embed_dim must be divisible by num_heads; got 30 and 4"):
+    with pytest.raises(ValueError, match="30 channels cannot be shared out to 4 heads"):
         MSDeformAttn(30, 4, 4, 4)
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddetr.models.linear import Linear
+from ddetr.ops.linear import Linear
 
 
 @pytest.fixture
