@@ -207,12 +207,10 @@ def test_a_thousand_predictions_take_no_more_memory_than_two_hundred(toy):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_loading_processes_survive_the_interrupt_that_the_main_one_handles(toy, start):
+def test_loading_processes_survive_the_interrupt_that_the_main_one_handles(toy):
     """A terminal sends Ctrl-C to all of them; were they to end, the run would end with an error, not a checkpoint."""
     dataset = CocoDetection(*coco_layout(toy, "train"))
     loader = train_loader(dataset, 1, 0, 1, 0, 40)
-    loader.multiprocessing_context = start
     batches = iter(loader)
     next(batches)
     for worker in batches._workers:
