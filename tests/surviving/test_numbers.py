@@ -107,33 +107,30 @@ def test_a_model_of_another_precision_finds_the_same(weights, dtype, pixels):
 
 
 def test_two_hundred_steps_in_half_precision_stay_near_float64():
-    """The loss of each step, averaged over the last fifty, and that none is NaN."""
+    """No loss is NaN, and each learns as float64 does: at first step for step, and at the end about as much."""
     generator = torch.Generator().manual_seed(0)
-    images = [torch.randn(3, 32, 40, generator=generator) for _ in range(2)]
-    targets = [
-        {"boxes": torch.tensor([[3.0, 4, 20, 28], [18, 2, 39, 30]]), "labels": torch.tensor([0, 2])},
-        {"boxes": torch.tensor([[8.0, 8, 30, 20]]), "labels": torch.tensor([1])},
-    ]
-    ends = {}
-    for precision in ("float64", "fp32", "bf16", "fp16"):
-        options = TrainOptions(
-            epochs=200, precision="fp32" if precision == "float64" else precision, recipe=TINY_RECIPE
-        )
-        model = small(embed_dim=32, ffn_dim=32, num_heads=4).train()
-        state = start_state(model.double() if precision == "float64" else model, 2, options)
-        losses = []
+    image = torch.randn(3, 32, 32, generator=generator)
+    target = {"boxes": torch.tensor([[3.0, 4, 20, 28], [18, 2, 31, 30]]), "labels": torch.tensor([0, 2])}
+    curves = {}
+    for precision in ("float64", "bf16", "fp16"):
+        model = small(embed_dim=32, ffn_dim=32, num_heads=4, decoder_layers=1).train()
+        options = TrainOptions(epochs=200, precision=precision.replace("float64", "fp32"), recipe=TINY_RECIPE)
+        state = start_state(model.double() if precision == "float64" else model, 1, options)
+        curves[precision] = []
         for _ in range(200):
-            losses.append(train_step(state, images, targets, options).losses["loss"])
+            curves[precision].append(train_step(state, [image], [target], options).losses["loss"])
             state.step += 1
-        assert all(map(math.isfinite, losses)), precision
-        assert all(parameter.isfinite().all() for parameter in model.parameters())
-        ends[precision] = sum(losses[150:]) / 50
-        assert ends[precision] < 0.5 * losses[0], precision
-    for precision in ("fp32", "bf16", "fp16"):
-        assert ends[precision] == pytest.approx(ends["float64"], rel=0.1), precision
+        assert all(map(math.isfinite, curves[precision])), precision
+        assert all(parameter.isfinite().all() for parameter in model.parameters()), precision
+    exact = curves.pop("float64")
+    first, last = (sum(part) / len(part) for part in (exact[:20], exact[150:]))
+    assert last < 0.1 * exact[0]
+    for precision, losses in curves.items():
+        assert sum(losses[:20]) / 20 == pytest.approx(first, rel=0.1), precision
+        assert sum(losses[150:]) / 50 == pytest.approx(last, abs=0.05 * exact[0]), precision
 
 
-# --- batches ----------------------------------------------------------------------------------------------------------
+# --- padding and devices ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weights", ["tiny", "tiny_two_stage"])
