@@ -11,6 +11,7 @@ import argparse
 import copy
 import io
 import json
+import logging
 import math
 import random
 import struct
@@ -447,6 +448,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000, help="cases of each kind; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="the first; default: %(default)s")
     args = parser.parse_args()
+    logging.getLogger("ddetr").setLevel(logging.ERROR)
     for fuzz in (fuzz_annotations, fuzz_pictures):
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
