@@ -12,6 +12,7 @@ from torch import Tensor
 from ..config import DeformableDETRConfig
 from ..data.coco_categories import coco_categories
 from ..models import DeformableDETR
+from ..models.finite import not_finite, some_names
 from .finding import find_weights
 from .huggingface import config_fields, label_names, read_config
 from .inferring import infer_config, naming_of
@@ -64,7 +65,8 @@ def load_into(model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path,
         strict: False loads what fits and leaves the rest as it was; the report, logged as a warning, lists it.
 
     Raises:
-        CheckpointError: the naming is unknown, or (strict) anything is missing, unexpected or of another shape.
+        CheckpointError: the naming is unknown, a weight is NaN or infinite, or (strict) anything is missing, unexpected
+            or of another shape.
         FileNotFoundError: no such file.
     """
     if isinstance(weights, Mapping):
@@ -97,6 +99,9 @@ def load_into(model: DeformableDETR, weights: Mapping[str, Tensor] | str | Path,
     )
     if strict and not report.complete:
         raise CheckpointError(f"{origin} does not fit the model, nothing was loaded: {report}\n{_advice(state)}")
+    bad = [translation.source[name] for name in not_finite(fitting)]
+    if bad:
+        raise CheckpointError(f"{origin} holds NaN or infinity in {some_names(bad)}: take a checkpoint from before")
     model.load_state_dict(own | fitting)
     logger.log(logging.INFO if report.complete else logging.WARNING, "%s: %s", origin, report)
     return report

@@ -24,6 +24,7 @@ from ..engine import (
     score,
     write_predictions,
 )
+from ..files import replacing
 from .common import (
     data_arguments,
     fraction,
@@ -134,5 +135,6 @@ def _write_figures(
 
     log = Path(args.weights) / "metrics.jsonl" if args.weights else None  # there, if the weights are a run's folder
     for name, figure in evaluation_figures(dataset, evaluation, breakdown, log if log and log.is_file() else None):
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        with replacing(folder / f"{name}.png") as file:
+            figure.savefig(file, format="png", dpi=150)
         print(f"{folder / name}.png")

@@ -285,5 +285,5 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 def _tilde(text: str) -> str:
     """A notebook is passed on: the reader's home folder is nobody's business."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # "~" itself for a user without a home
     return text.replace(home, "~") if len(home) > 1 else text

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .images import UPRIGHT, DataError, Orientation, read_image
+from .images import UPRIGHT, DataError, Orientation, in_words, read_image
 from .json_files import is_number, read_json
 from .transforms import Sample, Transform, as_boxes, eval_transform
 
@@ -105,9 +105,9 @@ class CocoDetection(Dataset):
         try:
             inside = _stays_inside(name) and (self.image_dir / name).resolve().is_relative_to(self.image_dir.resolve())
         except (OSError, RuntimeError, ValueError) as error:  # links in a circle; half a character
-            raise DataError(f"file_name {name!r:.80} names no file: {error}") from error
+            raise DataError(f"file_name {in_words(repr(name))} names no file: {error}") from error
         if not inside:
-            raise DataError(f"file_name {name!r} leads out of the image folder {self.image_dir}")
+            raise DataError(f"file_name {in_words(repr(name))} leads out of the image folder {self.image_dir}")
         return self.image_dir / name
 
     def to_results(self, detections: dict[str, Tensor], target: dict[str, Any]) -> list[dict[str, Any]]:
@@ -129,13 +129,14 @@ class CocoDetection(Dataset):
         """The file's categories must be among the ones that labels stand for, by id and by name."""
         unknown = [c["name"] for c in own if c["id"] not in self.label_of]
         if unknown:
-            names = ", ".join(unknown[:5])
+            names = in_words(", ".join(unknown[:5]))
             raise DataError(f"{self.annotation_file} has categories that the model does not know: {names}")
         for category in own:
             name = self.categories[self.label_of[category["id"]]]["name"]
             if name != category["name"]:
                 raise DataError(
-                    f"{self.annotation_file} calls category {category['id']} {category['name']!r}, the model {name!r}"
+                    f"{self.annotation_file} calls category {category['id']} {category['name']!r:.60}, "
+                    f"the model {name!r:.60}"
                 )
 
     def _load(self, image_id: int) -> tuple[tv_tensors.Image, Tensor, Tensor, Orientation]:
@@ -174,7 +175,7 @@ def annotated_frame(record: dict[str, Any], upright: tuple[int, int], turned: Or
     if turned.transpose and said == upright[::-1]:
         return turned
     raise DataError(
-        f"image file {record['file_name']} is {upright[0]} x {upright[1]} pixels, but its annotation says "
+        f"image file {in_words(record['file_name'])} is {upright[0]} x {upright[1]} pixels, but its annotation says "
         f"{said[0]} x {said[1]}: boxes would not lie on the objects"
     )
 
@@ -263,7 +264,7 @@ def _check_annotations(contents: Any, path: Path) -> None:
         raise DataError(f"{path} is not in COCO's format: a {type(contents).__name__} instead of an object")
     for section, required in _REQUIRED.items():
         if not isinstance(contents.get(section), list):
-            found = ", ".join(list(contents)[:8]) or "nothing"
+            found = in_words(", ".join(list(contents)[:8])) or "nothing"
             raise DataError(f"{path} is not in COCO's format: no list '{section}'; it has {found}")
         for index, entry in enumerate(contents[section]):
             _check_entry(entry, required, f"{path}: {section}[{index}]")
@@ -324,8 +325,10 @@ def _complete(contents: dict[str, Any], path: Path) -> None:
     for annotation in contents["annotations"]:
         _, _, w, h = annotation["bbox"]
         annotation["iscrowd"] = int(annotation.get("iscrowd") or 0)
-        if not is_number(annotation.get("area")):
-            annotation["area"] = w * h
+        if not (
+            is_number(annotation.get("area")) and annotation["area"] >= 0
+        ):  # COCOeval would leave out a negative one
+            annotation["area"] = abs(w * h)
         empty += w <= 0 or h <= 0
     if empty:
         logger.warning("%s: %d boxes without area are left out of training", path, empty)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -70,25 +72,41 @@ def read_image(path: str | Path | BinaryIO, name: str | None = None) -> tuple[Im
     Raises:
         DataError: the file is missing, not a picture, truncated, or of more than `MAX_PIXELS`. Names the file.
     """
-    name = name or str(path)
-    if isinstance(path, (str, Path)) and Path(path).exists() and not Path(path).is_file():
-        raise DataError(f"image file {name} is no file but a folder, a pipe or a device")  # a pipe would be waited for
+    name = in_words(name or str(path))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; real damage raises
-            with Image.open(path) as file:
-                if file.width * file.height > MAX_PIXELS:  # known from its first bytes, before any is unpacked
-                    raise Image.DecompressionBombError(f"{file.width} x {file.height} pixels")
-                orientation = _EXIF_ORIENTATIONS.get(file.getexif().get(_ORIENTATION_TAG, 1), UPRIGHT)
-                return upright_rgb(file), orientation
+        if not isinstance(path, (str, Path)):
+            return _read(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would be waited for
+            raise DataError(f"image file {name} is no file but a folder, a pipe or a device")
+        with Path(path).open("rb") as file:  # given the name, Pillow reads some turned TIFFs by their upright size
+            return _read(file)
+    except DataError:
+        raise
     except FileNotFoundError:
         raise DataError(f"image file {name} is missing") from None
     except Image.DecompressionBombError as error:
         raise DataError(f"image file {name} would unpack to an absurd size and was not opened: {error}") from error
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, MemoryError) as error:
-        raise DataError(
-            f"image file {name} cannot be read ({type(error).__name__}: {error}): damaged, or no picture"
-        ) from error
+    except Exception as error:  # on damaged bytes Pillow's decoders raise nearly anything
+        reason = f"{type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        raise DataError(f"image file {name} cannot be read ({in_words(reason)}): damaged, or no picture") from error
+
+
+def _read(file: BinaryIO) -> tuple[Image.Image, Orientation]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata; real damage raises
+        with Image.open(file) as picture:
+            if picture.width * picture.height > MAX_PIXELS:  # known from its first bytes, before any is unpacked
+                raise Image.DecompressionBombError(f"{picture.width} x {picture.height} pixels")
+            if picture.format == "EPS":
+                raise OSError("an EPS is a program, which nobody should run for a picture")
+            orientation = _EXIF_ORIENTATIONS.get(picture.getexif().get(_ORIENTATION_TAG, 1), UPRIGHT)
+            return upright_rgb(picture), orientation
+
+
+def in_words(name: str, longest: int = 200) -> str:
+    """A name for a sentence: on one line, and its end alone if it is very long."""
+    name = name if name.isprintable() else repr(name)
+    return name if len(name) <= longest else "..." + name[-longest:]
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,4 +83,12 @@ def train_loader(
 ) -> DataLoader:
     """Batches (images, targets) of the steps from `first_step` on; endless if `last_step` is None."""
     steps = StepBatches(len(dataset), batch_size, seed, first_step, last_step, rank, world_size)
-    return DataLoader(SeededDataset(dataset, seed), batch_sampler=steps, collate_fn=collate, num_workers=workers)
+    return DataLoader(
+        SeededDataset(dataset, seed), batch_sampler=steps, collate_fn=collate, num_workers=workers,
+        worker_init_fn=leave_ctrl_c_to_the_main_process,
+    )  # fmt: skip
+
+
+def leave_ctrl_c_to_the_main_process(worker: int) -> None:
+    """For a DataLoader's processes: a terminal and a notebook send the interrupt to all, but one alone decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

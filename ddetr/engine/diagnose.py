@@ -7,13 +7,14 @@ from typing import Any
 from torch import Tensor
 
 from ..models import DeformableDETR
+from ..models.finite import not_finite, some_names
 
 
 def explain_not_finite(model: DeformableDETR, images: list[Tensor]) -> str:
     """Run the images once more and say which tensor was the first, in the order of the forward pass, to break."""
-    weights = [name for name, tensor in model.state_dict().items() if not tensor.isfinite().all()]
+    weights = not_finite(model.state_dict())
     if weights:
-        first = f"The weights {_names(weights)} hold NaN or infinity"
+        first = f"The weights {some_names(weights)} hold NaN or infinity"
     else:
         first = "All weights are finite; try a lower learning rate"
     for entry in model.trace(images):
@@ -40,8 +41,4 @@ def bad_gradients(model: DeformableDETR) -> str:
         for name, parameter in reversed(list(model.named_parameters()))
         if parameter.grad is not None and not parameter.grad.isfinite().all()
     ]
-    return f"that of {_names(bad)} is NaN or infinite" if bad else "each parameter's is finite, their sum overflows"
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"that of {some_names(bad)} is NaN or infinite" if bad else "each parameter's is finite, their sum overflows"

@@ -13,8 +13,10 @@ from tqdm import tqdm
 
 from ..data import CocoDetection, collate
 from ..models import DeformableDETR
+from ..models.finite import check_predictions, check_weights
 from ..models.modes import evaluating
-from .scores import Evaluation, score
+from .batches import leave_ctrl_c_to_the_main_process
+from .scores import Evaluation, printable, score
 
 
 def evaluate(
@@ -37,15 +39,16 @@ def evaluate(
 
     Raises:
         ValueError: the model's classes are not the data's, or no image could be read.
-        FloatingPointError: the model predicts NaN or infinity; names the image.
+        FloatingPointError: weights that are NaN or infinite, or predictions; names the image.
         KeyboardInterrupt: `interrupted` said so.
     """
-    if model.config.num_classes != dataset.num_classes:
-        raise ValueError(
-            f"the model has {model.config.num_classes} classes, {dataset.annotation_file} {dataset.num_classes}"
-        )
+    check_classes(model, dataset)
+    check_weights(model)
     batches = same_size_batches(dataset, batch_size)
-    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers)
+    loader = DataLoader(
+        dataset, batch_sampler=batches, collate_fn=collate, num_workers=workers,
+        worker_init_fn=leave_ctrl_c_to_the_main_process,
+    )  # fmt: skip
     found: dict[int, list[dict[str, Any]]] = {}
     bar = tqdm(total=len(dataset), desc="evaluate", unit="image", disable=not progress, leave=False)
     with evaluating(model), torch.inference_mode(), bar:
@@ -65,6 +68,17 @@ def evaluate(
     return score(dataset.coco, [result for image_id in image_ids for result in found[image_id]], image_ids)
 
 
+def check_classes(model: DeformableDETR, dataset: CocoDetection) -> None:
+    """ValueError unless the model's labels stand for the data's categories, where the model says what they are."""
+    where, advice = dataset.annotation_file, "ddetr.checkpoints.change_num_classes gives a model fresh class heads"
+    if model.config.num_classes != dataset.num_classes:
+        raise ValueError(f"the model has {model.config.num_classes} classes, {where} {dataset.num_classes}: {advice}")
+    for label, (ours, theirs) in enumerate(zip(model.categories or (), dataset.categories, strict=False)):
+        if (ours["id"], ours["name"]) != (theirs["id"], theirs["name"]):
+            named = [f"{printable(category['name'])} (id {category['id']})" for category in (ours, theirs)]
+            raise ValueError(f"label {label} is {named[0]} to the model, but {named[1]} in {where}: {advice}")
+
+
 def detect(
     model: DeformableDETR, images: Sequence[Tensor], sizes: list[tuple[int, int]], names: Sequence[str]
 ) -> list[dict[str, Tensor]]:
@@ -73,10 +87,7 @@ def detect(
     FloatingPointError for NaN predictions, with the image's name out of `names`.
     """
     output = model.forward_raw(images)
-    for name, logits, boxes in zip(names, output.pred_logits, output.pred_boxes, strict=True):
-        # COCOeval would take a box of NaN for a perfect one: no overlap with it is below any threshold.
-        if not (logits.isfinite().all() and boxes.isfinite().all()):
-            raise FloatingPointError(f"the model predicts NaN or infinity on {name}: are its weights finite?")
+    check_predictions(output.pred_logits, output.pred_boxes, names)
     return model.postprocess(output, sizes)
 
 

@@ -28,7 +28,7 @@ class Recipe:
         drop_at: "step" only: fraction of the run after which the rate falls: epoch 40 of 50.
 
     Raises:
-        ValueError: no such schedule or augmentation.
+        ValueError: no such schedule or augmentation, or a number out of range.
     """
 
     lr: float = 2e-4
@@ -42,6 +42,9 @@ class Recipe:
     drop_at: float = 0.8
 
     def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay", "slow_factor", "backbone_factor", "clip_norm", "warmup", "drop_at"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number of at least 0; got {getattr(self, name)}")
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}")
         if self.augment not in AUGMENTATIONS:

@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader
 
 from ..data import CocoDetection
 from ..models import DeformableDETR
+from ..models.finite import check_weights
 from . import distributed
 from .batches import train_loader
 from .bookkeeping import Bookkeeping
 from .checkpoint import load_training_state, read_training_state
+from .evaluate import check_classes
 from .run import Callback, TrainOptions, TrainState
 from .schedule import build_optimizer, set_learning_rate
 from .step import train_step
@@ -45,17 +47,19 @@ def train(
     `state.stopped = True` in one ends the run.
 
     Raises:
-        ValueError: bad input to the model; an empty data set.
-        FloatingPointError: a loss or gradient became NaN or infinite; nothing was saved after that.
+        ValueError: bad input to the model; an empty data set, or one of other categories than the model's.
+        FloatingPointError: a loss or gradient became NaN or infinite, or a weight is; nothing was saved after that.
         CheckpointError: `resume` with a checkpoint that is damaged, or of another model or data set.
         OSError: a file could not be written, on a full disk for example; the checkpoint before it is whole.
     """
     if not len(dataset):
         raise ValueError(f"no images to train on in {dataset.annotation_file}")
+    check_classes(model, dataset)
     model.train()
     state = start_state(model, len(dataset), options)
     if resume:
         load_training_state(state, read_training_state(Path(out) / "checkpoint.pt") if resume is True else resume)
+    check_weights(model)
     state.parallel = distributed.data_parallel(model)
 
     with stop_on_signals(state), Bookkeeping(state, options, Path(out), val, callbacks, progress) as books:

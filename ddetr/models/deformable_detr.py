@@ -11,6 +11,7 @@ from ..losses.criterion import Criterion
 from .backbone import Backbone, load_imagenet_weights
 from .decoder import Decoder, DecoderOutput
 from .encoder import Encoder
+from .finite import check_predictions
 from .heads import DetectionHeads
 from .image_batch import ImageBatch, pad_images
 from .inputs import check_images, check_targets
@@ -68,6 +69,7 @@ class DeformableDETR(nn.Module):
 
         Raises:
             ValueError: images or targets that are not of this form; names the image.
+            FloatingPointError: the model predicts NaN or infinity; names the image.
         """
         batch = self.batch_images(images)
         if self.training:
@@ -75,6 +77,9 @@ class DeformableDETR(nn.Module):
             checked = check_targets(targets, batch.sizes, self.config.num_classes, device)
             return self.criterion(self.forward_batch(batch), checked, num_boxes)
         output = self.forward_batch(batch)
+        if not torch.compiler.is_compiling():
+            names = [f"images[{i}]" for i in range(len(batch.sizes))]
+            check_predictions(output.pred_logits, output.pred_boxes, names)
         return self.postprocess(output, batch.sizes)
 
     def forward_raw(self, images: Sequence[Tensor]) -> DetrOutput:

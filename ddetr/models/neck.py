@@ -24,7 +24,8 @@ class Neck(nn.Module):
         for level in range(len(sources), config.num_levels):
             channels = in_channels[-1] if level == len(sources) else out
             convs.append(nn.Conv2d(channels, out, kernel_size=3, stride=2, padding=1, bias=bias))
-        self.levels = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(32, out)) for conv in convs)
+        groups = min(32, out // 2)  # a map of one cell needs two channels a group, or there is nothing to normalise
+        self.levels = nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(groups, out)) for conv in convs)
         for conv in convs:
             nn.init.xavier_uniform_(conv.weight)
             if conv.bias is not None:

@@ -36,10 +36,13 @@ def build(kind: str, *, force: bool = False, say: Callable[[str], None] = print)
     compiler = _nvcc() if kind == "cuda" else _cxx()
     cache = _private_cache()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=cache) as work:
-        library = _compile(kind, compiler, Path(work), say)
-        final = cache / f"{kind}-{native.build_key(kind)}-{native.file_sha(library)}.so"
-        os.replace(library, final)
+    try:
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            library = _compile(kind, compiler, Path(work), say)
+            final = cache / f"{kind}-{native.build_key(kind)}-{native.file_sha(library)}.so"
+            os.replace(library, final)
+    except OSError as error:  # a full disk, or one that is read alone
+        raise BuildError(f"{cache} cannot be written into: {error.strerror or error}") from error
     native.unavailable.cache_clear()
     say(f"{kind}: built in {time.monotonic() - started:.0f} s, {final}")
     return final
@@ -73,13 +76,20 @@ def _run(command: list[str]) -> float:
     except OSError as error:
         raise BuildError(f"the compiler {command[0]} could not be started: {error.strerror}") from error
     if result.returncode:
-        log = _private_cache() / "build.log"
-        log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
-        errors = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line] or [
-            "it did not say why"
-        ]
-        raise BuildError(f"{Path(command[0]).name} failed: {errors[0].strip()[:200]} (all it said is in {log})")
+        errors = [line for line in result.stderr.splitlines() if "error" in line or "fatal" in line]
+        why = errors[0].strip()[:200] if errors else "it did not say why"
+        raise BuildError(f"{Path(command[0]).name} failed: {why} ({_kept(command, result)})")
     return time.monotonic() - started
+
+
+def _kept(command: list[str], result: subprocess.CompletedProcess) -> str:
+    """Where all that the compiler said is kept, for a sentence."""
+    log = _private_cache() / "build.log"
+    try:
+        log.write_text(" ".join(command) + "\n" + result.stdout + result.stderr)
+    except OSError as error:
+        return f"{log} could not be written: {error.strerror}"
+    return f"all it said is in {log}"
 
 
 def _private_cache() -> Path:

@@ -78,11 +78,16 @@ def compile_flags(kind: str) -> tuple[str, ...]:
 
 
 def cache_dir() -> Path:
-    """Where builds are kept: `DDETR_CACHE`, else the user's own cache folder. Not created here."""
+    """Where builds are kept: `DDETR_CACHE`, else the user's own cache folder. Not created here. Unbuilt if none is."""
     if os.environ.get("DDETR_CACHE"):
         return Path(os.environ["DDETR_CACHE"]).expanduser() / "ops"
-    home = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
-    return Path(os.environ.get("XDG_CACHE_HOME") or home) / "ddetr" / "ops"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "ddetr" / "ops"
+    try:
+        home = Path.home()
+    except RuntimeError as error:  # in a container, for a user without a name
+        raise Unbuilt("there is no home folder to keep builds in: set DDETR_CACHE to a folder of yours") from error
+    return home / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "ddetr" / "ops"
 
 
 def find_builds(kind: str) -> list[Path]:
