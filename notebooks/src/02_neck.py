@@ -231,7 +231,7 @@ display(tables.dependence(heard, [f"level {level}" for level in range(4)], ["C3"
 # FPN in front of it: no gain (section 5.2 and Table 2).
 #
 # And what the four levels of a trained detector, the tiny one, hold of a toy scene. The colours are not those of page
-# 01, since the channels are mixed anew; the places are:
+# 01, since the channels are mixed anew; the places are, on the finer two. The coarse ones show mostly their border:
 
 # %%
 scene = toy_scene(105)

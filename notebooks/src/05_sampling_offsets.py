@@ -110,8 +110,8 @@ assert fresh.sampling_offsets.bias.requires_grad
 print("yes, at", Recipe().slow_factor, "of the learning rate")
 
 # %% [markdown]
-# A point learns from the slope of the map under it *(page 06)*. A cell further on that slope is another one, so a point
-# takes small steps.
+# A point learns from the slope of the map under it *(page 06)*. That slope holds only between two neighbouring cells, so
+# a point must move in small steps.
 #
 # ## How hard? A softmax without keys
 #
@@ -291,8 +291,8 @@ for layer in range(2):
 # %% [markdown]
 # Plainly: of all that the trained encoder looks with, half in the first layer and a third in the second falls off the
 # map, where nothing is read, or next to nothing. On small maps most of it does: four cells lead out of level 3 from
-# anywhere. And it is more than bad luck, for on the two coarse levels more of the weight is outside than of the points.
-# A softmax must spend its 1 somewhere: outside, a head can spend it and read nothing.
+# anywhere. There it is more than bad luck, for on the two coarse levels more of the weight is outside than of the
+# points. A softmax must spend its 1 somewhere: outside, a head can spend it and read nothing.
 #
 # ## From sampling locations to pixels
 #
@@ -311,6 +311,9 @@ x_pixel, y_pixel = pixels[on_clock].flatten(0, 2)[heaviest].tolist()
 print(f"({x:.3f}, {y:.3f}) of the map is pixel ({x_pixel:.1f}, {y_pixel:.1f}) of the image")
 
 # %% [markdown]
+# (As the network counts: the mask has 21 of 30 rows for an image that fills 20 *(page 03)*, so what is read there lies a
+# few pixels lower. Below, where the image is alone, the same dot is at y = 135.)
+#
 # The package's `sampling.points_of` does the same for all points of a token, heaviest last:
 
 # %%
@@ -382,7 +385,8 @@ heaviest = weights.flatten(-2).amax(-1)  # (B, S, M)
 print(f"the heaviest of a head's 16 points: {heaviest.mean():.2f} on average; 1/16 = {1 / 16:.2f}")
 
 # %% [markdown]
-# So a head slides along its ray by choosing among its points. With boxes a ray starts out as long as half the box:
+# So a head slides along its ray by choosing among its points. With boxes a ray starts out as long as half the box, and
+# after training the heaviest points fill the object's:
 
 # %%
 refined = load_pretrained("tiny_two_stage").eval()

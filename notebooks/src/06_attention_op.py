@@ -182,7 +182,7 @@ for name, missing in available_backends().items():
 # ## Why does it not run on the CPU elsewhere?
 #
 # Nobody wrote it: the official C++ for the CPU only raises "Not implement on cpu". mmcv and Hugging Face fall back to
-# `grid_sample` there, as we do where nothing is built, and on a Mac's GPU:
+# `grid_sample` there, as we do on a Mac's GPU, and where nothing is built, as for "cuda" on a machine that has none:
 
 # %%
 for device in ("cpu", "cuda", "mps"):
@@ -235,14 +235,15 @@ def told(costs):  # name -> a line for each number of tokens
 
 
 here = [name for name in ("grid_sample", "cpu") if available_backends()[name] is None]
-costs = {name: [measure(both_ways(levels, name, "cpu"), repeats=1) for levels in ladder] for name in here}
+costs = {name: [measure(both_ways(levels, name, "cpu"), repeats=3) for levels in ladder] for name in here}
 told(costs)
 assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"], costs.get("cpu", []), strict=False))
 display(cost.curves(token_counts, costs, "forward and backward on the processor, 8 heads of 32 channels"))
 
 # %% [markdown]
-# Both memories grow with the tokens; `grid_sample`'s is more than ten times the kernel's. An image of 800 x 1333 has
-# four times these tokens, and the encoder has six such layers. The same on a GPU:
+# Time and memory grow with the tokens. `grid_sample`'s memory is more than ten times the kernel's (without what either
+# keeps inside one operation, and hands back at once), and on a large map its time is several times as long. An image of
+# 800 x 1333 has four times these tokens, and the encoder has six such layers. The same on a GPU:
 
 # %% tags=["gpu"]
 if torch.cuda.is_available():

@@ -199,7 +199,7 @@ assert class_cost[13, 3] > class_cost[10, 3]
 display(matching.draw(state_of(cheapest)))
 
 # %% [markdown]
-# Each column has one frame. Query 13's box fits the clock better than query 10's, and still loses: see its class cost
+# Each column has one frame; the bars are the loss of these queries alone. Query 13's box fits the clock better than query 10's, and still loses: see its class cost
 # above.
 #
 # ## Break the weights
@@ -385,8 +385,8 @@ missing = sorted(set(range(91)) - set(COCO_NAMES))
 print(len(COCO_NAMES), "categories, ids", min(COCO_NAMES), "to", max(COCO_NAMES), "· never used:", missing)
 
 # %% [markdown]
-# The official code uses the id as the label: 91 classes, of which 11 never occur. mmdetection counts the 80 from 0. Both
-# work. Mixed, nothing fails either:
+# The official code uses the id as the label: 91 classes, since ids up to 90 need one more from 0; 11 never occur.
+# mmdetection counts the 80 from 0. Both work. Mixed, nothing fails either:
 
 # %%
 official, mmdet = coco_categories(91), coco_categories(80)
@@ -475,7 +475,7 @@ print("torchvision:", theirs.item(), "· here:", generalized_iou(point, point).i
 #
 # * One query for each object, by the lowest sum of class, L1 and GIoU costs; all others learn to say no.
 # * Every layer is matched anew, and every loss is divided by the batch's number of objects.
-# * Labels are 0 to K - 1, and an empty image is worth its no.
+# * Labels are 0 to K - 1. An image without objects trains too: all its answers should be no.
 #
 # Questions answered here: 26 (classes and labels), 27 (empty images), 33 (GIoU assertion, NaN).
 #

@@ -255,7 +255,7 @@ for name, objects in (("with the crowd", [one, crowd]), ("without", [one])):
     print(f"{name}: AP50 {judge(objects, [*inside, right]).metrics['AP50']:.2f}")
 
 # %% [markdown]
-# Nothing. What lies half or more inside a crowd counts neither for nor against. Training leaves crowds out.
+# Nothing. What lies half or more inside a crowd counts, at an IoU of 0.5, neither for nor against. Training leaves crowds out.
 #
 # ## By category and size
 #
@@ -280,7 +280,7 @@ display(figures_of_scores.precision_recall_curves(curves))
 #
 # Now we do need a threshold. Each detection with a score above 0.5, and each object, gets exactly one label. A *poor box*
 # overlaps an object of its class, at an IoU of 0.1 to 0.5; a *wrong class* fits an object of another; *both wrong* is both;
-# a *background* detection is on nothing. **Predict**: does this model invent more, or miss more?
+# a *duplicate* comes second to an object; *background* is on nothing, *crowd* inside one. **Predict**: does this model invent more, or miss more?
 
 # %%
 breakdown = error_breakdown(dataset.coco, evaluation.results, evaluation.image_ids, threshold=0.5)
@@ -325,7 +325,7 @@ display(misses.draw([misses.MissState.of(opened[name], names) for name in ("car"
 #
 # ## Lost before the decoder
 #
-# Two-stage starts from the 50 best tokens. **Predict**: did no token see the cup?
+# Two-stage starts from the 50 best tokens, those that overlap a better one put last *(page 09)*. **Predict**: did no token see the cup?
 
 # %%
 cup, trace = opened["cup"], opened["cup"].trace
@@ -375,9 +375,9 @@ print(f"weight on the bus's left end: {points.weight[end].sum() / points.weight.
 assert points.weight[end].sum() < 0.05 * points.weight.sum()
 
 # %% [markdown]
-# On windows, at the wheel, under the sign; the sign itself gets only light ones. And nearly all inside the box that it was
-# given: offsets are counted in box sides. That box cuts off the left end, so what it looks at is a short vehicle. It
-# says car.
+# On windows, at the wheel, under the sign, two on the ball; the sign itself gets only light ones. And nearly all inside the box that it was
+# given: offsets are counted in box sides. That box cuts off the left end, so what it looks at is a short vehicle.
+# Perhaps that is why it says car.
 #
 # ## Batch 1, batch 2
 #
@@ -448,7 +448,8 @@ if real is not None:
 # %% [markdown]
 # ## Take with you
 #
-# * AP is the area under precision against recall, averaged over classes and ten IoU thresholds; it needs the low scores.
+# * AP is the area under precision against recall, averaged over classes and ten IoU thresholds. A threshold on the
+#   scores can only lower it.
 # * A miss has a reason: no box that fits (perhaps no proposal), another class, or the right answer said too softly.
 # * Two APs compare on one set, at one batch size, and by more than the noise from run to run.
 #

@@ -34,7 +34,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 print(clinic.suspects())
 
 # %% [markdown]
-# Three of ten scenes, as a healthy detector sees them. Detections with a score above 0.3:
+# Three of ten scenes, as a healthy detector sees them: healthy, not perfect, for it takes a clock for a cat. Detections with a score above 0.3:
 
 # %%
 well = clinic.look(healthy)
@@ -42,7 +42,7 @@ display(patients.draw({"healthy": well}))
 print(f"AP on the ten scenes: {clinic.judge(well).metrics['AP']:.3f}")
 
 # %% [markdown]
-# ## Ward 1: a picture is enough
+# ## Ward 1: a picture first
 #
 # Never start with the loss, nor with AP. Draw what it says.
 #
