@@ -74,7 +74,8 @@ def check_classes(model: DeformableDETR, dataset: CocoDetection) -> None:
     if model.config.num_classes != dataset.num_classes:
         raise ValueError(f"the model has {model.config.num_classes} classes, {where} {dataset.num_classes}: {advice}")
     for label, (ours, theirs) in enumerate(zip(model.categories or (), dataset.categories, strict=False)):
-        if (ours["id"], ours["name"]) != (theirs["id"], theirs["name"]):
+        id_is_known = ours["id"] is not None  # weights from elsewhere may come with names alone
+        if ours["name"] != theirs["name"] or (id_is_known and ours["id"] != theirs["id"]):
             named = [f"{printable(category['name'])} (id {category['id']})" for category in (ours, theirs)]
             raise ValueError(f"label {label} is {named[0]} to the model, but {named[1]} in {where}: {advice}")
 

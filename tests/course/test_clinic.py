@@ -93,12 +93,6 @@ def test_the_truth_scores_1():
     assert average_precision(truth._replace(detections=shifted)) < 0.05
 
 
-def test_a_lesson_is_what_training_takes():
-    model = clinic.healthy().train()
-    losses = model(*clinic.lesson(model))
-    assert losses["loss_bbox"] < 0.5  # these weights know the scenes' kind
-
-
 @pytest.mark.parametrize("number", [0, 11, "1"])
 def test_there_is_no_such_patient(number):
     with pytest.raises(ValueError, match="patients are 1 to 10"):
