@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from ddetr.checkpoints import finding
 from ddetr.cli import main
 from ddetr.course import doctor as face
 from ddetr.course.doctor import ADVICE, FINE, MISSING, Finding, Report, doctor
@@ -107,7 +106,7 @@ def test_weights_that_did_not_come_along(monkeypatch, tmp_path, capsys):
             return tmp_path / "pointer"
         raise FileNotFoundError(f"{name} did not come with this copy of ddetr")
 
-    monkeypatch.setattr(finding, "shipped_file", shipped)
+    monkeypatch.setattr("ddetr.checkpoints.finding.shipped_file", shipped)
     monkeypatch.setattr(doctoring, "shipped_file", shipped)
     report = doctor()
     for name in ("weights tiny", "weights tiny_two_stage", "time-lapse"):
