@@ -6,7 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .. import ops
-from ..ops import ms_deform_attn_fused, sampling_locations, softmax_weights
+from ..ops import sampling_locations, softmax_weights
 
 
 class SamplingPoints(NamedTuple):
@@ -56,10 +56,7 @@ class MSDeformAttn(ops.MSDeformAttn):
         Raises:
             ValueError: tokens, levels, mask or reference points that do not fit together.
         """
-        value = self.project_value(tokens, mask)
-        offsets, logits = self.project_query(query)
-        out = ms_deform_attn_fused(value, spatial_shapes, None, reference_points, offsets, logits)
-        return self.output_proj(out)
+        return super().forward(query, reference_points, tokens, spatial_shapes, None, mask)
 
     def sampling_points(
         self, query: Tensor, reference_points: Tensor, spatial_shapes: Tensor | Sequence[tuple[int, int]]
