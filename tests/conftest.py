@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ddetr import build_model
+from ddetr.ops import native
 
 PHOTOS = Path(__file__).parents[2] / "shared" / "coco_photos"
 
@@ -39,6 +40,15 @@ def coco_photos() -> Path:
     if not PHOTOS.is_dir():
         pytest.skip("real COCO photos are not here: put some, in COCO's layout, into ../shared/coco_photos")
     return PHOTOS
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of its own for the test; what this process has loaded already stays loaded."""
+    monkeypatch.setenv("DDETR_CACHE", str(tmp_path / "cache"))
+    native.unavailable.cache_clear()
+    yield tmp_path / "cache" / "ops"
+    native.unavailable.cache_clear()
 
 
 @pytest.fixture

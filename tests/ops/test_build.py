@@ -16,15 +16,6 @@ TINY = 'extern "C" int answer() { return 42; }\n'
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache of its own for the test; what this process has loaded already stays loaded."""
-    monkeypatch.setenv("DDETR_CACHE", str(tmp_path / "cache"))
-    native.unavailable.cache_clear()
-    yield tmp_path / "cache" / "ops"
-    native.unavailable.cache_clear()
-
-
-@pytest.fixture
 def tiny(cache, tmp_path, monkeypatch):
     """Sources that compile in no time instead of the operator's."""
     try:

@@ -40,15 +40,6 @@ def python(code, *arguments, without=(), **environment):
 # --- the operator -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache of the test's own."""
-    monkeypatch.setenv("DDETR_CACHE", str(tmp_path / "cache"))
-    native.unavailable.cache_clear()
-    yield tmp_path / "cache" / "ops"
-    native.unavailable.cache_clear()
-
-
 def test_a_home_that_cannot_be_written(tmp_path):
     """A file instead of a folder stands for it: root may write everywhere else."""
     (tmp_path / "home").write_text("")

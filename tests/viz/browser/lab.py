@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import nbformat
 import pytest
+from conftest import Watch
 from nbformat.v4 import new_code_cell, new_notebook
 
 HERE = Path(__file__).parents[3]
@@ -123,3 +124,30 @@ def assert_no_error_output(page):
     """Nothing went wrong in the kernel: no error, nothing on stderr in any output."""
     for kind in ("stderr", "error"):
         assert page.locator(f'.jp-OutputArea-output[data-mime-type*="{kind}"]').count() == 0
+
+
+def assert_nothing_went_wrong(page, watch, lab):
+    """In the browser's console, in the kernel, in the server."""
+    assert watch.errors == []
+    assert_no_error_output(page)
+    assert "Traceback" not in (lab.folder / "server.log").read_text()
+
+
+def namespace_of(code):
+    """What a notebook's first cell makes, here."""
+    names = {}
+    exec(code, names)
+    return names
+
+
+@contextlib.contextmanager
+def opened_views(chromium, lab, name, views):
+    """A window in which the notebook has run, once each of its views has told its state; and what went wrong in it."""
+    context = chromium.new_context(viewport={"width": 1500, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(90_000)
+    watch = Watch(page)
+    run_all(page, lab, name)
+    eventually(lambda: all((lab.folder / f"{view}.json").exists() for view in views), True, seconds=400)
+    yield page, watch
+    context.close()

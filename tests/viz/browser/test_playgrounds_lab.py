@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SCREENSHOTS, Watch
-from lab import assert_no_error_output, choose_theme, eventually, run_all
+from conftest import SCREENSHOTS
+from lab import assert_nothing_went_wrong, choose_theme, eventually, namespace_of, opened_views
 from test_sandboxes_lab import KEEP, View, contrast
 
 pytest.importorskip("anywidget")
@@ -42,10 +42,7 @@ VIEWS = {
 
 @pytest.fixture(scope="module")
 def space():
-    """What the notebook's first cell makes, here."""
-    names = {}
-    exec(SETUP, names)
-    return names
+    return namespace_of(SETUP)
 
 
 @pytest.fixture(scope="module")
@@ -58,20 +55,8 @@ def lab(start_lab):
 
 @pytest.fixture(scope="module")
 def opened(chromium, lab):
-    context = chromium.new_context(viewport={"width": 1500, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(90_000)
-    watch = Watch(page)
-    run_all(page, lab, "playgrounds.ipynb")
-    eventually(lambda: all((lab.folder / f"{name}.json").exists() for name in VIEWS), True, seconds=400)
-    yield page, watch
-    context.close()
-
-
-def assert_nothing_went_wrong(page, watch, lab):
-    assert watch.errors == []
-    assert_no_error_output(page)
-    assert "Traceback" not in (lab.folder / "server.log").read_text()
+    with opened_views(chromium, lab, "playgrounds.ipynb", VIEWS) as opened:
+        yield opened
 
 
 @pytest.fixture

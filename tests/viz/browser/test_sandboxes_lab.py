@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import SCREENSHOTS, Watch
-from lab import assert_no_error_output, choose_theme, eventually, run_all
+from conftest import SCREENSHOTS
+from lab import assert_nothing_went_wrong, choose_theme, eventually, namespace_of, opened_views
 
 pytest.importorskip("anywidget")
 
@@ -161,10 +161,7 @@ class View:
 
 @pytest.fixture(scope="module")
 def space():
-    """What the notebook's first cell makes, here."""
-    names = {}
-    exec(SETUP, names)
-    return names
+    return namespace_of(SETUP)
 
 
 @pytest.fixture(scope="module")
@@ -176,16 +173,10 @@ def lab(start_lab):
 
 @pytest.fixture(scope="module")
 def opened(chromium, lab):
-    context = chromium.new_context(viewport={"width": 1500, "height": 1000})
-    page = context.new_page()
-    page.set_default_timeout(90_000)
-    watch = Watch(page)
-    run_all(page, lab, "views.ipynb")
-    eventually(lambda: all((lab.folder / f"{name}.json").exists() for name in VIEWS), True, seconds=400)
-    yield page, watch
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / "sandboxes_lab_end.png")
-    context.close()
+    with opened_views(chromium, lab, "views.ipynb", VIEWS) as (page, watch):
+        yield page, watch
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / "sandboxes_lab_end.png")
 
 
 @pytest.fixture
@@ -194,9 +185,7 @@ def page(opened, lab):
     page, watch = opened
     cells = page.locator(".jp-Notebook .jp-Cell").count()
     yield page
-    assert watch.errors == []
-    assert_no_error_output(page)
-    assert "Traceback" not in (lab.folder / "server.log").read_text()
+    assert_nothing_went_wrong(page, watch, lab)
     assert page.locator(".jp-Notebook .jp-Cell").count() == cells  # no key was taken by the notebook
     assert page.evaluate("window.hacked") is None
     assert page.locator("img[src=x]").count() == 0
