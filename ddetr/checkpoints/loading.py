@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config import DeformableDETRConfig
 from ..data.coco_categories import coco_categories
@@ -198,19 +198,28 @@ def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDET
     return new
 
 
+ENCODER = ("backbone", "neck", "flatten", "encoder")
+"""What comes before the queries, and is the same in every variant."""
+
+
+def encoder_modules(model: DeformableDETR) -> list[nn.Module]:
+    """Backbone, neck, level embedding and encoder of `model`."""
+    return [getattr(model, name) for name in ENCODER]
+
+
 def copy_encoder(source: DeformableDETR, target: DeformableDETR) -> None:
     """Give `target` the backbone, neck, level embedding and encoder of `source`, which may be another variant.
 
     Raises:
         ValueError: one of these differs in size; says which config fields do.
     """
-    for name in ("backbone", "neck", "flatten", "encoder"):
-        theirs, ours = getattr(source, name).state_dict(), getattr(target, name).state_dict()
+    for name, module, other in zip(ENCODER, encoder_modules(target), encoder_modules(source), strict=True):
+        theirs, ours = other.state_dict(), module.state_dict()
         if {key: tensor.shape for key, tensor in theirs.items()} != {key: tensor.shape for key, tensor in ours.items()}:
             a, b = source.config.to_dict(), target.config.to_dict()
             differing = ", ".join(f"{key} is {a[key]!r} there, {b[key]!r} here" for key in a if a[key] != b[key])
             raise ValueError(f"the {name} of these weights does not fit: {differing}")
-        getattr(target, name).load_state_dict(theirs)
+        module.load_state_dict(theirs)
 
 
 def _advice(state: Mapping[str, Tensor]) -> str:

@@ -63,7 +63,7 @@ def lines(out):
 
 
 def test_the_steps_have_the_cases_that_they_are_to_test():
-    first, second = (list(StepBatches(COUNT, 4, 0, 0, STEPS, rank, 2)) for rank in range(2))
+    first, second = (list(StepBatches([1.0] * COUNT, 4, 0, 0, STEPS, rank, 2)) for rank in range(2))
     assert [] in second  # a process without an image, in the last step of an epoch
     has_objects = [[any(i % 3 == 0 for _, i in share) for share in shares] for shares in (first, second)]
     assert (True, False) in [pair for *pair, share in zip(*has_objects, second, strict=True) if share] or (

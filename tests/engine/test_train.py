@@ -102,13 +102,23 @@ def test_workers_do_not_change_the_batches(toy):
 
 
 def test_batches_cover_each_epoch_and_start_anywhere():
-    whole = list(StepBatches(5, 2, seed=0, first_step=0, last_step=6))
+    shapes = [1.5, 0.7, 1.0, 1.5, 0.6]
+    whole = list(StepBatches(shapes, 2, seed=0, first_step=0, last_step=6))
     for epoch in range(2):
         drawn = [key for batch in whole[3 * epoch : 3 * epoch + 3] for key in batch]
         assert sorted(drawn) == [(epoch, i) for i in range(5)]
-    assert list(StepBatches(5, 2, seed=0, first_step=2, last_step=6)) == whole[2:]
+    assert list(StepBatches(shapes, 2, seed=0, first_step=2, last_step=6)) == whole[2:]
     assert [[i for _, i in batch] for batch in whole[:3]] != [[i for _, i in batch] for batch in whole[3:]]
     assert mix_seed(0, 1) != mix_seed(1, 0)
+
+
+def test_images_of_like_shape_share_a_batch():
+    shapes = torch.linspace(0.6, 1.7, 64).tolist()
+    batches = [[i for _, i in batch] for batch in StepBatches(shapes, 4, seed=0, first_step=0, last_step=16)]
+    spread = sum(max(shapes[i] for i in batch) - min(shapes[i] for i in batch) for batch in batches) / 16
+    assert spread < 0.2  # 0.66 at random
+    narrow_first = [batch for batch in batches if shapes[batch[0]] < 1.1]
+    assert batches[:8] != sorted(batches)[:8] and 0 < len([b for b in batches[:8] if b in narrow_first]) < 8
 
 
 def test_a_callback_may_wait_before_a_step_and_that_is_no_training_time(tmp_path, toy, monkeypatch):

@@ -1,7 +1,14 @@
 import pytest
 import torch
 
+from ddetr.ops import linear
 from ddetr.ops.linear import Linear
+
+
+@pytest.fixture(autouse=True)
+def as_a_convolution(monkeypatch):
+    """On every processor, not only on those where it is the faster way."""
+    monkeypatch.setattr(linear, "_CONVOLUTION_WINS", torch.backends.mkldnn.is_available())
 
 
 @pytest.fixture
