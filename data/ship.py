@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, type=Path, help="ToyCOCO set to score the weights on")
     parser.add_argument("--made-by", required=True, nargs="+", help="the commands, in order")
     parser.add_argument("--commit", required=True, help="of the code that trained")
+    parser.add_argument("--on", default="one core of an AMD EPYC", help="where it was trained; default: %(default)s")
     parser.add_argument("--note", default="", help="what else the card should say")
     args = parser.parse_args()
 
@@ -52,8 +53,8 @@ def card(args: argparse.Namespace, file: Path, evaluation: Evaluation) -> str:
 
 {made_by}
 
-with seed {settings["seed"]}, at commit {args.commit}, on one core of an AMD EPYC: {last["step"]} steps of
-{settings["batch_size"]} images in {last["minutes"]:.0f} minutes of training.
+with seed {settings["seed"]}, at commit {args.commit}. The last training, on {args.on}, took {last["step"]} steps of
+{settings["batch_size"]} images in {last["minutes"]:.0f} minutes.
 
 Scores on the {evaluation.num_images} val images of ToyCOCO with seed {tested["seed"]}
 (`python -m ddetr data toycoco --seed {tested["seed"]}`), which neither training nor tuning saw, by pycocotools:

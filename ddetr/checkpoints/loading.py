@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import DeformableDETRConfig
 from ..data.coco_categories import coco_categories
@@ -199,12 +199,7 @@ def change_num_classes(model: DeformableDETR, num_classes: int) -> DeformableDET
 
 
 ENCODER = ("backbone", "neck", "flatten", "encoder")
-"""What comes before the queries, and is the same in every variant."""
-
-
-def encoder_modules(model: DeformableDETR) -> list[nn.Module]:
-    """Backbone, neck, level embedding and encoder of `model`."""
-    return [getattr(model, name) for name in ENCODER]
+"""The modules before the queries, which are the same in every variant."""
 
 
 def copy_encoder(source: DeformableDETR, target: DeformableDETR) -> None:
@@ -213,13 +208,13 @@ def copy_encoder(source: DeformableDETR, target: DeformableDETR) -> None:
     Raises:
         ValueError: one of these differs in size; says which config fields do.
     """
-    for name, module, other in zip(ENCODER, encoder_modules(target), encoder_modules(source), strict=True):
-        theirs, ours = other.state_dict(), module.state_dict()
+    for name in ENCODER:
+        theirs, ours = getattr(source, name).state_dict(), getattr(target, name).state_dict()
         if {key: tensor.shape for key, tensor in theirs.items()} != {key: tensor.shape for key, tensor in ours.items()}:
             a, b = source.config.to_dict(), target.config.to_dict()
             differing = ", ".join(f"{key} is {a[key]!r} there, {b[key]!r} here" for key in a if a[key] != b[key])
             raise ValueError(f"the {name} of these weights does not fit: {differing}")
-        module.load_state_dict(theirs)
+        getattr(target, name).load_state_dict(theirs)
 
 
 def _advice(state: Mapping[str, Tensor]) -> str:

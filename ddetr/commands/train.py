@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..checkpoints import change_num_classes, copy_encoder, encoder_modules, load_pretrained
+from ..checkpoints import change_num_classes, copy_encoder, load_pretrained
 from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
 from ..data.coco import with_ids
@@ -41,7 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "schedule": None,
     "accumulate": 1, "precision": "fp32", "seed": 0, "workers": 0, "augment": None, "log_every": 10, "save_every": 60.0,
     "eval_every": None, "keep_every": None, "tensorboard": False, "imagenet": False, "weights": None, "limit": None,
-    "encoder_from": None, "freeze_encoder": False,
+    "encoder_from": None,
 }  # fmt: skip
 
 
@@ -58,7 +58,6 @@ def add_arguments(add: Callable) -> None:
     add("--resume", action="store_true", help="go on with the run in --out, with its settings")
     add("--weights", metavar="W", help="start from these weights; other classes get new class heads")
     add("--encoder-from", metavar="W", help="take backbone, neck and encoder from these weights of another variant")
-    add("--freeze-encoder", action="store_true", default=None, help="train neither backbone nor neck nor encoder")
     add("--imagenet", action="store_true", default=None, help="start the backbone from ImageNet weights (a download)")
     add(
         "--augment",
@@ -118,9 +117,6 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(f"no images to evaluate on in {val.annotation_file}")  # better now than after the run
     model = base if checkpoint else _starting_model(base, config, dataset, settings)
     model = model.to(args.device)
-    if settings["freeze_encoder"]:
-        for module in encoder_modules(model):
-            module.requires_grad_(False)
     if checkpoint:  # before the settings are replaced: a run that cannot go on keeps its own
         model.categories = dataset.categories  # what it would be trained on, to be compared with what it was
         check_resumable(checkpoint, start_state(model, len(dataset), options))
@@ -179,6 +175,8 @@ def _settings(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         raise ValueError("give --epochs or --minutes, not both")
     if args.weights and args.preset:
         raise ValueError("give --preset or --weights, not both: the weights bring their own architecture")
+    if args.weights and args.encoder_from:
+        raise ValueError("give --weights or --encoder-from, not both: --weights brings an encoder too")
     remembered = {}
     if args.resume:
         remembered = _remembered_settings(out / "settings.json")
@@ -258,12 +256,12 @@ def _starting_model(
     if pretrained is None:
         config = config.replace(num_classes=dataset.num_classes)
         model = build_model(config, imagenet_weights=settings["imagenet"])
+        if settings["encoder_from"]:
+            copy_encoder(load_pretrained(settings["encoder_from"]), model)
     else:
         known = pretrained.categories and with_ids(pretrained.categories, dataset.categories)
         fits = dataset.num_classes == config.num_classes and known in (None, dataset.categories)
         model = pretrained if fits else change_num_classes(pretrained, dataset.num_classes)
-    if settings["encoder_from"]:
-        copy_encoder(load_pretrained(settings["encoder_from"]), model)
     model.categories = dataset.categories
     return model
 

@@ -1,6 +1,8 @@
 """How sampling points and boxes move while a detector learns: one fixed scene, seen by each snapshot of a run.
 
 python -m ddetr.course.timelapse RUN --out data/weights/timelapse.npz
+
+A run that went on from the weights of another one follows it: `--after FRAMES`, the file that was made of that.
 """
 
 from __future__ import annotations
@@ -98,6 +100,14 @@ def timelapse(run: str | Path, scene: ToyScene) -> dict[str, np.ndarray]:
     }
 
 
+def joined(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One time-lapse of two: `second` is of a run that started from the weights that `first` ends with."""
+    rest = {name: values[1:] for name, values in second.items()}  # its first frame is the other's last
+    for name in ("steps", "minutes"):
+        rest[name] = rest[name] + first[name][-1]
+    return {name: np.concatenate([first[name], values]) for name, values in rest.items()}
+
+
 def _minutes_of(run: Path) -> tuple[Sequence[float], Sequence[float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [0, *(line["step"] for line in lines)], [0, *(line["minutes"] for line in lines)]
@@ -109,8 +119,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--scene", type=int, default=SCENE_SEED, help="seed of the toy scene; default: %(default)s")
+    parser.add_argument("--after", type=Path, metavar="FRAMES", help="of the run with whose weights this one began")
     args = parser.parse_args()
     frames = timelapse(args.run, toy_scene(args.scene))
+    if args.after:
+        with np.load(args.after) as before:
+            frames = joined({name: before[name] for name in frames}, frames)
     with replacing(args.out) as file, file.open("wb") as handle:
         np.savez_compressed(handle, scene=args.scene, **frames)
     print(f"{len(frames['steps'])} frames, {args.out.stat().st_size / 1e6:.2f} MB -> {args.out}")

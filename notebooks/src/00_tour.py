@@ -56,7 +56,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 
 # %%
 picture = Image.fromarray(toy_scene(58).image)
-toy_image = prepare_image(picture, tiny.config.test_size)  # PIL -> (3, H, W), shorter side 160, normalised
+toy_image = prepare_image(picture, 160)  # PIL -> (3, H, W), shorter side 160, normalised
 assert toy_image.shape == (3, 160, 246)
 display(figures.show_images([toy_image], ["160 x 246: a street, and six objects"], width=2.8))
 

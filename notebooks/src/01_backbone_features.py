@@ -236,7 +236,7 @@ display(features.receptive_fields(images[0], weights, fields, place, ["C3", "C4"
 
 # %%
 scene = toy_scene(105)
-toy_image = prepare_image(Image.fromarray(scene.image), test_size=tiny.config.test_size)
+toy_image = prepare_image(Image.fromarray(scene.image), test_size=160)
 with torch.no_grad():
     toy_maps = tiny.backbone(toy_image[None])
 display(features.feature_colours(toy_image, [feature[0] for feature in toy_maps], ["C3", "C4", "C5"]))

@@ -235,7 +235,7 @@ display(tables.dependence(heard, [f"level {level}" for level in range(4)], ["C3"
 
 # %%
 scene = toy_scene(105)
-toy_image = prepare_image(Image.fromarray(scene.image), test_size=tiny.config.test_size)
+toy_image = prepare_image(Image.fromarray(scene.image), test_size=160)
 with torch.no_grad():
     toy_out = tiny.neck(tiny.backbone(toy_image[None]))
 display(features.feature_colours(toy_image, [level[0] for level in toy_out], [f"level {n}" for n in range(4)]))

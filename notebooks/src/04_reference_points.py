@@ -27,7 +27,7 @@ from ddetr.viz import coordinate_sandboxes, coordinates, figures
 
 torch.manual_seed(0)
 model = load_pretrained("tiny").eval()
-image, tall = (prepare_image(Image.fromarray(toy_scene(seed).image), model.config.test_size) for seed in (105, 7))
+image, tall = (prepare_image(Image.fromarray(toy_scene(seed).image), 160) for seed in (105, 7))
 print(f"device cpu · operator {choose_backend()} · weights tiny, tiny_two_stage · data ToyCOCO")
 
 # %%

@@ -30,7 +30,7 @@ from ddetr.viz import conventions, cost, figures, kernel_thread, sandboxes
 torch.manual_seed(0)
 tiny = load_pretrained("tiny").eval()
 scene = toy_scene(105)
-image = prepare_image(Image.fromarray(scene.image), tiny.config.test_size)
+image = prepare_image(Image.fromarray(scene.image), 160)
 print(f"device cpu · operator {choose_backend()} · weights tiny · data ToyCOCO")
 
 # %%

@@ -43,7 +43,7 @@ display(figures.pipeline_map(["encoder"]))
 # **Predict.** 727 tokens of 128 channels go in. What shape comes out?
 
 # %%
-image = prepare_image(Image.fromarray(toy_scene(SCENE_SEED).image), model.config.test_size)  # (3, 160, 212)
+image = prepare_image(Image.fromarray(toy_scene(SCENE_SEED).image), 160)  # (3, 160, 212)
 with torch.no_grad():
     tokens = model.pre_transformer(model.batch_images([image]))
     memory = model.encoder(tokens)

@@ -83,7 +83,7 @@ print(f"largest deviation from the package's: {(reference_points - inputs.refere
 # stages the image proposes them: page 09.)*
 
 # %%
-image = prepare_image(Image.fromarray(toy_scene(SCENE_SEED).image), model.config.test_size)  # (3, 160, 212)
+image = prepare_image(Image.fromarray(toy_scene(SCENE_SEED).image), 160)  # (3, 160, 212)
 trace = model.trace([image])
 scores = trace["heads.logits"][-1, 0].sigmoid()  # (Q, K)
 best = scores.amax(1).topk(5).indices.tolist()
@@ -143,7 +143,7 @@ print(f"the same boxes in another order, largest deviation {(boxes[order] - boxe
 # image?
 
 # %%
-other = model.trace([prepare_image(Image.fromarray(toy_scene(7).image), model.config.test_size)])
+other = model.trace([prepare_image(Image.fromarray(toy_scene(7).image), 160)])
 for n in range(3):
     name = f"decoder.layer{n}.after_self_attn"
     print(f"layer {n}: {(trace[name] - other[name]).abs().max():.2f} between two images")

@@ -60,7 +60,7 @@ print(tuple(out.hidden_states.shape), "->", tuple(logits.shape), "and", tuple(bo
 
 # %%
 scene = toy_scene(SCENE_SEED)
-image = prepare_image(Image.fromarray(scene.image), plain.config.test_size)
+image = prepare_image(Image.fromarray(scene.image), 160)
 with torch.no_grad():
     out = plain.forward_raw([image])
 hidden = out.hidden_states[-1]  # (B, Q, C)
@@ -292,7 +292,7 @@ class Look(NamedTuple):
 
 def look_at(seed):
     scene = toy_scene(seed)
-    image = prepare_image(Image.fromarray(scene.image), model.config.test_size)
+    image = prepare_image(Image.fromarray(scene.image), 160)
     tokens = model.pre_transformer(model.batch_images([image]))
     memory = model.encoder(tokens)
     return Look(image, scene_target(model, scene), tokens, memory, model.pre_decoder(memory, tokens))

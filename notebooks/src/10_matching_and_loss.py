@@ -46,7 +46,7 @@ display(figures.pipeline_map(["heads"]))
 # %%
 def look_at(seed):
     scene = toy_scene(seed)
-    return scene, prepare_image(Image.fromarray(scene.image), model.config.test_size), scene_target(model, scene)
+    return scene, prepare_image(Image.fromarray(scene.image), 160), scene_target(model, scene)
 
 
 scene, image, target = look_at(SCENE_SEED)

@@ -57,6 +57,18 @@ def test_the_command_writes_a_small_file(run, tmp_path, monkeypatch, capsys):
         assert frames["boxes"].shape == (3, 6, 4)
 
 
+def test_a_run_that_goes_on_from_another(run, tmp_path, monkeypatch):
+    first, both = tmp_path / "first.npz", tmp_path / "both.npz"
+    monkeypatch.setattr(sys, "argv", ["timelapse", str(run), "--out", str(first)])
+    timelapse.main()
+    monkeypatch.setattr(sys, "argv", ["timelapse", str(run), "--after", str(first), "--out", str(both)])
+    timelapse.main()
+    with np.load(both) as frames:
+        assert frames["steps"].tolist() == [0, 2, 4, 6, 8]
+        assert (np.diff(frames["minutes"]) > 0).all()
+        np.testing.assert_array_equal(frames["boxes"][3:], frames["boxes"][1:3])
+
+
 def test_a_run_without_snapshots(tmp_path):
     with pytest.raises(DataError, match=r"no snapshots in .*: train with --keep-every"):
         timelapse.timelapse(tmp_path, SCENE)
