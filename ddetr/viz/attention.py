@@ -71,7 +71,7 @@ def draw(state: AttentionState, before: Tensor | None = None) -> Figure:
     """
     reading = read(state)
     figure = Figure(figsize=(9.4, 3.8))  # a fixed layout: it is drawn often
-    place = {"left": 0.05, "right": 0.985, "top": 0.91, "bottom": 0.15, "wspace": 0.16, "hspace": 0.55}
+    place = {"left": 0.05, "right": 0.985, "top": 0.91, "bottom": 0.11, "wspace": 0.16, "hspace": 0.55}
     grid = figure.add_gridspec(2, 3, width_ratios=(2.2, 1, 2.2), height_ratios=(2.3, 1), **place)
     _draw_points(figure.add_subplot(grid[:, 0]), state, reading)
     bars = figure.add_subplot(grid[0, 1])

@@ -121,7 +121,7 @@ def draw(state: DashboardState) -> Figure:
         raise ValueError("a dashboard needs at least one look at its image; got none")
     figure = PictureFigure(figsize=(9.4, 5.2))  # a fixed layout: it is drawn often
     grid = figure.subplots(
-        2, 3, height_ratios=(1, 1.2), gridspec_kw={"left": 0.05, "right": 0.985, "top": 0.89, "bottom": 0.15,
+        2, 3, height_ratios=(1, 1.2), gridspec_kw={"left": 0.05, "right": 0.985, "top": 0.89, "bottom": 0.13,
         "hspace": 0.42, "wspace": 0.2},
     )  # fmt: skip
     plot_curves(grid[0], state.lines, "step", state.scored_on)
@@ -397,10 +397,7 @@ def _legend(figure: Figure, levels: int) -> None:
         Line2D([], [], color=colour, marker="o", linestyle="", label=f"level {level}")
         for level, colour in enumerate(colours)
     ]
-    above_a_caption = (0.5, 0.02)
-    figure.legend(
-        handles=marks, loc="lower center", bbox_to_anchor=above_a_caption, ncols=len(marks), fontsize=8, frameon=False
-    )
+    figure.legend(handles=marks, loc="lower center", ncols=len(marks), fontsize=8, frameon=False)
 
 
 def _first_middle_latest(looks: Sequence[Look]) -> list[Look]:

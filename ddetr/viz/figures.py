@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 from PIL import Image
 from torch import Tensor
 
@@ -40,19 +41,19 @@ class Figure(MatplotlibFigure):
     """A figure that a notebook shows by itself, without pyplot and its hidden list of open figures.
 
     `alt` says in words what it shows, for readers who do not see it. `compact` lets the PNG have 256 colours: with
-    pictures that have grain it is a quarter as large.
+    pictures that have grain it is a quarter as large. `footnote` is written on a strip below the figure.
     """
 
     alt = ""
     compact = False
+    footnote = ""
 
     def _repr_mimebundle_(self, **_options: Any) -> tuple[dict[str, bytes], dict[str, dict[str, str]]]:
         return {"image/png": self._repr_png_()}, {"image/png": {"alt": self.alt}} if self.alt else {}
 
     def _repr_png_(self) -> bytes:
-        buffer = io.BytesIO()
         # No software version in the file: the same figure gives the same bytes.
-        self.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+        buffer = self.saved(format="png", dpi=110, metadata={"Software": None})
         if not self.compact:
             return buffer.getvalue()
         # This method keeps the colours of thin lines, which the default one gives up for shades of the picture.
@@ -60,6 +61,22 @@ class Figure(MatplotlibFigure):
         buffer = io.BytesIO()
         few.save(buffer, format="png", optimize=True)
         return buffer.getvalue()
+
+
+    def saved(self, **options: Any) -> io.BytesIO:
+        """What `savefig` with these options writes, with the footnote."""
+        width, height = self.get_size_inches()
+        strip = _STRIP if self.footnote else 0
+        note = self.text(0.5, -strip / 2 / height, self.footnote, ha="center", va="center", fontsize=7.5)
+        note.set_in_layout(False)
+        buffer = io.BytesIO()
+        self.savefig(buffer, bbox_inches=Bbox.from_extents(0, -strip, width, height), **options)
+        note.remove()
+        return buffer
+
+
+_STRIP = 0.24
+"""Inches below a figure that has a footnote."""
 
 
 def plain_text(text: str, longest: int = 32) -> str:

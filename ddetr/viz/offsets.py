@@ -73,7 +73,7 @@ def draw(state: OffsetsState) -> Figure:
     locations = locate(state)
     levels = len(state.level_sizes)
     figure = Figure(figsize=(2.75 * levels, 2.85))  # a fixed layout: it is drawn often
-    place = {"left": 0.2 / levels, "right": 1 - 0.06 / levels, "bottom": 0.2, "top": 0.86, "wspace": 0.16}
+    place = {"left": 0.2 / levels, "right": 1 - 0.06 / levels, "bottom": 0.15, "top": 0.86, "wspace": 0.16}
     sentences = []
     for level, axes in enumerate(figure.subplots(1, levels, squeeze=False, gridspec_kw=place)[0]):
         h, w = state.level_sizes[level]

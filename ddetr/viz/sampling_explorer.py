@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -210,9 +209,8 @@ class SamplingExplorer(anywidget.AnyWidget):
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
         figure = self.figure()
-        figure.supxlabel(_CAPTION, fontsize=7.5)
-        still = io.BytesIO()
-        figure.savefig(still, format="jpeg", dpi=80, pil_kwargs={"quality": 75})
+        figure.footnote = _CAPTION
+        still = figure.saved(format="jpeg", dpi=80, pil_kwargs={"quality": 75})
         self._still, self._alt = base64.b64encode(still.getvalue()).decode(), figure.alt
         return {**data, "image/png": figure._repr_png_()}, {**metadata, "image/png": {"alt": figure.alt}}
 

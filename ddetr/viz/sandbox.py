@@ -112,7 +112,7 @@ class Sandbox(ipywidgets.VBox):
         bundle = super()._repr_mimebundle_(**options)
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         still = self._draw_still(self.state)
-        still.supxlabel(STILL, fontsize=7.5)
+        still.footnote = STILL
         pictures, words = still._repr_mimebundle_()
         return {**data, **pictures, "text/plain": STILL}, {**metadata, **words}
 

@@ -42,7 +42,7 @@ def test_a_still_shows_the_picture_that_the_handles_would():
     data, _ = sandbox._repr_mimebundle_()
     with_picture, without = draw(START, IMAGE), draw(START)
     for figure in (with_picture, without):
-        figure.supxlabel(STILL, fontsize=7.5)
+        figure.footnote = STILL
     assert data["image/png"] == with_picture._repr_mimebundle_()[0]["image/png"]
     assert data["image/png"] != without._repr_mimebundle_()[0]["image/png"]
 
