@@ -62,7 +62,6 @@ class Figure(MatplotlibFigure):
         few.save(buffer, format="png", optimize=True)
         return buffer.getvalue()
 
-
     def saved(self, **options: Any) -> io.BytesIO:
         """What `savefig` with these options writes, with the footnote."""
         width, height = self.get_size_inches()

@@ -11,6 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.transforms import Bbox
 
 from ..data import CocoDetection
 from ..engine import ErrorBreakdown, Outcome
@@ -103,6 +104,9 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
         handlelength=4,
         columnspacing=2 if columns > 1 else 1,
     )
+    figure.draw_without_rendering()  # from here on it is known where everything lies
+    for axes in grid[: len(scenes)]:
+        _unstack(axes)
     figure.compact = True
     figure.alt = f"Pictures with boxes. {'; '.join(map(_in_words, scenes))}."
     return figure
@@ -136,6 +140,20 @@ def _draw(axes: Axes, scene: Scene) -> None:
             )  # fmt: skip
     axes.set_title(plain_text(scene.title, 40), fontsize=8)
     axes.tick_params(labelsize=6)
+
+
+def _unstack(axes: Axes) -> None:
+    """Move a caption that lies on an earlier one down to below it, as long as that is on the picture."""
+    placed: list[Bbox] = []
+    for text in axes.texts:
+        extent = here = Bbox(text.get_bbox_patch().get_window_extent())
+        while below := [other.y0 for other in placed if extent.overlaps(other)]:
+            extent = extent.translated(0, min(below) - extent.y1 - 1)
+        if extent.y0 < axes.bbox.y0:
+            extent = here
+        x, y = axes.transData.transform(text.get_position())
+        text.set_position(axes.transData.inverted().transform((x, y + extent.y0 - here.y0)))
+        placed.append(extent)
 
 
 def _mark(dataset: CocoDetection, outcome: Outcome) -> Mark:

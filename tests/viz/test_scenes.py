@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from ddetr.data import CocoDetection, DataError, Resolution, coco_layout, eval_transform, train_transform
 from ddetr.engine import error_breakdown
-from ddetr.viz.scenes import ROLES, close_ups, draw_scenes, image_scenes
+from ddetr.viz.scenes import ROLES, Mark, Scene, close_ups, draw_scenes, image_scenes
 
 
 @pytest.fixture
@@ -132,3 +132,14 @@ def test_the_dataset_keeps_its_transform(toy):
     toy.transform = before = eval_transform(Resolution.around(64))
     image_scenes(toy, breakdown_of(toy, 200), [200])
     assert toy.transform is before
+
+
+def test_captions_do_not_lie_on_one_another():
+    marks = [Mark("false alarm", [10 + i, 20 + 2 * i, 90, 80], f"background: cat 0.{i}0") for i in range(6)]
+    figure = draw_scenes([Scene(np.zeros((100, 150, 3), dtype=np.uint8), marks, "crowded")])
+    figure.draw_without_rendering()
+    boxes = [text.get_bbox_patch().get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 6
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:i])
+        assert figure.axes[0].bbox.y0 < box.y0
