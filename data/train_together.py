@@ -1,6 +1,6 @@
 """Train the two shipped models at once: one backbone and encoder, under a two-stage decoder and a one-stage decoder.
 
-    torchrun --nproc_per_node 2 data/train_together.py --data DIR --out RUN --minutes 90 --size 208
+    torchrun --nproc_per_node 2 data/train_together.py --data DIR --out RUN --minutes 90 --size 240 --smallest 160
     python data/train_together.py --split RUN
 
 The encoder is most of the work of a step, so both decoders on one memory cost little more than one. `--split` makes two
@@ -10,17 +10,19 @@ runs of it, RUN/tiny_two_stage and RUN/tiny, as if each had been trained alone: 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ddetr.checkpoints import ENCODER, load_into, load_pretrained, read_checkpoint, save_model
 from ddetr.data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
-from ddetr.engine import TrainOptions, default_recipe, distributed, train
+from ddetr.engine import TINY_RECIPE, TrainOptions, default_recipe, distributed, train
 from ddetr.engine.checkpoint import snapshots
 from ddetr.files import write_json
 from ddetr.models import DeformableDETR
@@ -32,16 +34,18 @@ PREFIX = "one_stage."
 class Together(DeformableDETR):
     """A two-stage model with all that a one-stage model has behind the encoder; it is evaluated as the two-stage one.
 
-    The losses of the one-stage part have names that begin with "one_stage_".
+    The losses of the one-stage part have names that begin with "one_stage_". In training each batch is shrunk by a
+    factor drawn between `smallest` and 1, all its images alike, so that there is no more padding than without.
     """
 
-    def __init__(self, two_stage: DeformableDETR, one_stage: DeformableDETR) -> None:
+    def __init__(self, two_stage: DeformableDETR, one_stage: DeformableDETR, smallest: float = 1.0) -> None:
         super().__init__(two_stage.config)
         self.load_state_dict(two_stage.state_dict())
         self.categories = two_stage.categories
         for name in ENCODER:
             delattr(one_stage, name)
         self.one_stage = one_stage
+        self.smallest = smallest
 
     def forward(
         self,
@@ -52,6 +56,7 @@ class Together(DeformableDETR):
         """As `DeformableDETR.forward`."""
         if not self.training:
             return super().forward(images)
+        images, targets = shrunk(images, targets, 1 - (1 - self.smallest) * float(torch.rand(())))
         batch = self.batch_images(images)
         checked = check_targets(targets, batch.sizes, self.config.num_classes, batch.images.device)
         tokens = self.pre_transformer(batch)
@@ -65,11 +70,23 @@ class Together(DeformableDETR):
         return losses
 
 
+def shrunk(images: Sequence[Tensor], targets: Any, factor: float) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Images (3, H, W) and their targets' boxes, made smaller by `factor`."""
+    small, boxes = [], []
+    for image, target in zip(images, targets, strict=True):
+        h, w = image.shape[-2:]
+        size = (round(h * factor), round(w * factor))
+        small.append(F.interpolate(image[None], size, mode="bilinear", antialias=True)[0])
+        boxes.append(target | {"boxes": target["boxes"] * torch.tensor([size[1] / w, size[0] / h]).repeat(2)})
+    return small, boxes
+
+
 def run(args: argparse.Namespace) -> None:
     """Train from the weights `args` names, the shipped ones unless told otherwise."""
     two_stage = load_pretrained(args.two_stage, test_size=args.size)
-    model = Together(two_stage, load_pretrained(args.one_stage, test_size=args.size))
-    recipe = default_recipe(model.config)
+    one_stage = load_pretrained(args.one_stage, test_size=args.size)
+    model = Together(two_stage, one_stage, (args.smallest or args.size) / args.size)
+    recipe = dataclasses.replace(default_recipe(model.config), lr=args.lr)
     options = TrainOptions(
         minutes=args.minutes, batch_size=args.batch_size, accumulate=args.accumulate, recipe=recipe, seed=args.seed,
         eval_every=args.eval_every, keep_every=args.keep_every,
@@ -118,6 +135,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="RUN")
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--size", type=int, default=208, help="shorter side of the images; default: %(default)s")
+    parser.add_argument("--smallest", type=int, metavar="PX", help="shrink batches to between this and --size")
+    parser.add_argument("--lr", type=float, default=TINY_RECIPE.lr, help="default: %(default)s")
     parser.add_argument("--two-stage", default="tiny_two_stage", metavar="W", help="to start from")
     parser.add_argument("--one-stage", default="tiny", metavar="W", help="to start from, but for its encoder")
     parser.add_argument("--batch-size", type=int, default=2, help="in each process; default: %(default)s")

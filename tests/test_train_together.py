@@ -35,10 +35,20 @@ def test_its_losses_are_those_of_both_models_on_one_encoder(together):
         torch.testing.assert_close(loss, wanted[name])
 
 
+def test_boxes_shrink_with_their_images(together):
+    image, boxes = torch.zeros(3, 60, 80), torch.tensor([[20.0, 30, 60, 60]])
+    image[:, 30:, 20:60] = 1
+    (small,), (target,) = together.shrunk([image], [{"boxes": boxes, "labels": torch.tensor([0])}], 0.5)
+    assert small.shape == (3, 30, 40)
+    assert target["boxes"].tolist() == [[10, 15, 30, 30]]
+    assert small[:, 16:, 11:29].min() > 0.99
+    assert small[:, :14].max() < 0.01
+
+
 def test_a_run_becomes_two_that_load_by_themselves(together, tmp_path, monkeypatch, capsys):
     data = make_toycoco(tmp_path / "toy", train=2, val=1, workers=1, progress=False)
     run = tmp_path / "run"
-    options = ["--size", "48", "--minutes", "0.002", "--keep-every", "0.001"]
+    options = ["--size", "48", "--smallest", "32", "--minutes", "0.002", "--keep-every", "0.001"]
     monkeypatch.setattr("sys.argv", ["train_together", "--data", str(data), "--out", str(run), *options])
     together.main()
     monkeypatch.setattr("sys.argv", ["train_together", "--split", str(run)])
