@@ -16,7 +16,7 @@ class MSDeformAttn(nn.Module):
     A query asks no key: two linear layers read from it, for each of M heads, L levels and P points, an offset and a
     weight. The operator sums the values found there.
 
-    A drop-in: arguments have the official names and order, and the parameters (`sampling_offsets`,
+    A drop-in: arguments and attributes have the official names and order, and the parameters (`sampling_offsets`,
     `attention_weights`, `value_proj`, `output_proj`) also mmcv's and Hugging Face's names and shapes, so that weights
     of all three load as they are.
 
@@ -27,13 +27,15 @@ class MSDeformAttn(nn.Module):
         n_points: P, for each head and level.
     """
 
+    im2col_step = 64  # how many images the official kernel takes at once; ours takes all
+
     def __init__(self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4) -> None:
         super().__init__()
         if d_model % n_heads:
             raise ValueError(
                 f"{d_model} channels cannot be shared out to {n_heads} heads: d_model must be divisible by n_heads"
             )
-        self.num_heads, self.num_levels, self.num_points = n_heads, n_levels, n_points
+        self.d_model, self.n_levels, self.n_heads, self.n_points = d_model, n_levels, n_heads, n_points
         num_samples = n_heads * n_levels * n_points
         self.sampling_offsets = Linear(d_model, num_samples * 2)
         self.attention_weights = Linear(d_model, num_samples)
@@ -43,13 +45,13 @@ class MSDeformAttn(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start as a star: head m looks in direction m, point p at p + 1 cells, all equally hard (appendix A.4)."""
-        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        angle = torch.arange(self.n_heads, dtype=torch.float32) * (2 * math.pi / self.n_heads)
         direction = torch.stack([angle.cos(), angle.sin()], dim=-1)
         direction = direction / direction.abs().amax(-1, keepdim=True)  # onto the square: (1, 0), (1, 1), (0, 1), ...
-        radius = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        radius = torch.arange(1, self.n_points + 1, dtype=torch.float32)
         star = direction[:, None, None] * radius[:, None]  # (M, 1, P, 2)
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(star.expand(-1, self.num_levels, -1, -1).flatten())
+            self.sampling_offsets.bias.copy_(star.expand(-1, self.n_levels, -1, -1).flatten())
         nn.init.zeros_(self.sampling_offsets.weight)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
@@ -98,10 +100,10 @@ class MSDeformAttn(nn.Module):
             if mask.shape != tokens.shape[:2]:
                 raise ValueError(f"mask must be (B, S) = {tuple(tokens.shape[:2])}; got {tuple(mask.shape)}")
             value = value.masked_fill(mask[..., None], 0.0)
-        return value.unflatten(-1, (self.num_heads, -1))
+        return value.unflatten(-1, (self.n_heads, -1))
 
     def project_query(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """(B, Q, C) -> sampling offsets (B, Q, M, L, P, 2) and attention logits (B, Q, M, L, P)."""
-        samples = (self.num_heads, self.num_levels, self.num_points)
+        samples = (self.n_heads, self.n_levels, self.n_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
         return offsets, self.attention_weights(query).unflatten(-1, samples)

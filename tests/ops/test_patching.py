@@ -303,6 +303,12 @@ def test_the_module_takes_their_weights_and_gives_their_numbers(kind):
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_the_module_has_the_official_attributes():
+    module = ops.MSDeformAttn(32, 3, 4, 2)
+    names = ("d_model", "n_levels", "n_heads", "n_points", "im2col_step")
+    assert [getattr(module, name) for name in names] == [32, 3, 4, 2, 64]
+
+
 def test_the_module_starts_anew_where_the_official_transformer_asks_it_to():
     module = ops.MSDeformAttn(C, L, M, P)
     star = module.sampling_offsets.bias.detach().clone()
