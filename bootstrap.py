@@ -25,6 +25,15 @@ COST = (
     else "Once, about 2 GB and a few minutes."
 )
 
+# The API reference's modules. pdoc leaves out a submodule that its package's `__all__` does not name, unless asked.
+REFERENCE = (
+    "ddetr ddetr.ops ddetr.models ddetr.models.backbone ddetr.models.neck ddetr.models.position_encoding"
+    " ddetr.models.multi_scale ddetr.models.reference_points ddetr.models.deform_attention ddetr.models.encoder"
+    " ddetr.models.decoder ddetr.models.heads ddetr.models.two_stage ddetr.models.image_batch ddetr.models.outputs"
+    " ddetr.models.export ddetr.losses ddetr.data ddetr.engine ddetr.checkpoints ddetr.course ddetr.viz"
+    " ddetr.viz.sampling ddetr.viz.sampling_explorer"
+)
+
 # What each task runs after setting up; "python" is the environment's.
 TASKS = {
     "setup": [],
@@ -35,8 +44,7 @@ TASKS = {
     "site": ["python -m ddetr.course.site --out build/site"],
     "docs": [
         "python -m pip install --quiet --editable .[docs]",
-        "python -m pdoc --docformat google --no-show-source --output-directory build/docs ddetr ddetr.ops ddetr.models"
-        " ddetr.losses ddetr.data ddetr.engine ddetr.checkpoints ddetr.course ddetr.viz ddetr.viz.sampling_explorer",
+        f"python -m pdoc --docformat google --no-show-source --output-directory build/docs {REFERENCE}",
     ],
     "lint": ["python -m ruff check .", "python -m ruff format --check .", "python -m mypy"],
     "bench": ["python benchmarks/ms_deform_attn.py"],

@@ -163,7 +163,7 @@ class DeformableDETRConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DeformableDETRConfig:
-        """The reverse of `to_dict`. ValueError for an unknown field; a missing one takes its default."""
+        """The reverse of `to_dict`. ValueError for an unknown field in `values`; a missing one takes its default."""
         return cls().replace(**values)
 
 

@@ -1,30 +1,48 @@
-"""The public face explains itself: each function says what it takes and what it raises."""
+"""The public face explains itself: each function and class says what it takes and what it raises."""
 
 import ast
+import dataclasses
 import importlib
 import inspect
 import re
+import runpy
 import textwrap
+from pathlib import Path
 
 import pytest
 
-FACE = ("ddetr", "ddetr.ops", "ddetr.models", "ddetr.losses", "ddetr.data", "ddetr.engine", "ddetr.checkpoints")
+pytest.importorskip("anywidget", reason="needs the course extra: pip install -e '.[course]'")
+
+ROOT = Path(__file__).parents[1]
+FACE = runpy.run_path(str(ROOT / "bootstrap.py"))["REFERENCE"].split()
+SAYS = r"`\*{{0,2}}{0}\b[^`]*`|\b{0}(?:, \w+)*(?::| \((?:\.\.\.|\w{{1,2}}[,)]))"
+"""How a docstring speaks of an argument: `mask`, `mask is None` in backticks, mask: ..., mask (B, H, W), or in a list
+before one of the latter two."""
+
+
+def public(module):
+    """Names of what the API reference shows of a module."""
+    own = [name for name, thing in vars(module).items() if getattr(thing, "__module__", "") == module.__name__]
+    return getattr(module, "__all__", [name for name in own if not name.startswith("_")])
 
 
 def functions():
-    """Name -> function and the docstrings that may speak of it: what `__all__` offers, and its classes' methods."""
+    """Name -> function and the docstrings that may speak of it, for functions, methods and constructors.
+
+    A dataclass's fields have their words where they stand.
+    """
     found = {}
-    for face in FACE:
-        module = importlib.import_module(face)
-        for name in module.__all__:
-            thing = getattr(module, name)
+    for module in map(importlib.import_module, FACE):
+        for thing in (getattr(module, name) for name in public(module)):
             if inspect.isfunction(thing):
-                found[name] = thing, thing.__doc__ or ""
+                found[f"{thing.__module__}.{thing.__name__}"] = thing, thing.__doc__ or ""
             elif inspect.isclass(thing):
                 for method, function in vars(thing).items():
                     function = inspect.unwrap(getattr(function, "__func__", function))
-                    if inspect.isfunction(function) and not method.startswith("_"):
-                        found[f"{name}.{method}"] = function, f"{thing.__doc__}\n{function.__doc__}"
+                    shown = method[0] != "_" or (method == "__init__" and not dataclasses.is_dataclass(thing))
+                    if shown and inspect.isfunction(function):
+                        text = f"{thing.__doc__}\n{function.__doc__}"
+                        found[f"{thing.__module__}.{thing.__name__}.{method}"] = function, text
     return found
 
 
@@ -40,5 +58,15 @@ def raised(function):
 def test_a_public_function_names_its_arguments_and_errors(name):
     function, docstring = functions()[name]
     arguments = [argument for argument in inspect.signature(function).parameters if argument not in ("self", "cls")]
-    unsaid = [word for word in [*arguments, *raised(function)] if not re.search(rf"\b{word}\b", docstring)]
+    unsaid = [argument for argument in arguments if not re.search(SAYS.format(argument), docstring)]
+    unsaid += [error for error in raised(function) if not re.search(rf"\b{error}\b", docstring)]
     assert not unsaid, f"the docstring does not say what {', '.join(unsaid)} is"
+
+
+def test_the_reference_has_what_the_readme_imports():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    imported = re.findall(r"^from (ddetr[\w.]*) import (.+)$", readme, re.M)
+    assert {"ddetr", "ddetr.models.export"} <= {module for module, _ in imported}
+    for module, names in imported:
+        assert module in FACE
+        assert set(names.split(", ")) <= set(public(importlib.import_module(module)))

@@ -107,12 +107,13 @@ def label_names(folder: Path, num_classes: int) -> tuple[list[str] | None, list[
 
 
 def save_hf(model: DeformableDETR, folder: str | Path) -> None:
-    """Write a folder that `transformers.DeformableDetrForObjectDetection.from_pretrained` loads, and `load_pretrained`.
+    """Write `model` into a `folder` for `transformers.DeformableDetrForObjectDetection.from_pretrained`.
 
-    It holds model.safetensors, config.json (with the categories' names as `id2label`, and their ids as `category_ids`,
-    which transformers keeps without using them), and preprocessor_config.json, for `AutoImageProcessor`. transformers
-    needs timm for a model with `dilation`, and nothing besides itself for any other. Predictions agree to rounding; it
-    has no `clip_boxes`, and always a mask, so a model with `mask_unpadded=False` differs there.
+    `load_pretrained` takes it too. It holds model.safetensors, config.json (with the categories' names as `id2label`,
+    and their ids as `category_ids`, which transformers keeps without using them), and preprocessor_config.json, for
+    `AutoImageProcessor`. transformers needs timm for a model with `dilation`, and nothing besides itself for any other.
+    Predictions agree to rounding; it has no `clip_boxes`, and always a mask, so a model with `mask_unpadded=False`
+    differs there.
 
     Raises:
         ValueError: transformers' model has no counterpart of `backbone_norm="group"` or `proposal_nms`.

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
 
 
 def check(name: str, answer: Callable[..., Any]) -> None:
-    """Print whether `answer` solves the exercise, and if it does not, the first case that shows it, with a hint.
+    """Print whether `answer` solves exercise `name`, and if it does not, the first case that shows it, with a hint.
 
     A stub that is still empty, a wrong answer and one that raises are all answered in words, and the page goes on.
     ValueError for a name that is no exercise.

@@ -53,7 +53,7 @@ def download_subset(
     manifest: str | Path | None = None,
     server: str = COCO_SERVER,
 ) -> Subset:
-    """`carve_subset`, with COCO's server as the source; out, categories, train, val, seed and manifest are its.
+    """`carve_subset`, whose are `out`, `categories`, `train`, `val`, `seed`, `manifest`; the source is COCO's server.
 
     Annotations come by range requests into COCO's archive (a server that cannot: the whole archive, once), photos one
     by one, eight at a time. Every photo is checked before it gets its name: it decodes, and is as large as annotated.

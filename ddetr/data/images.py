@@ -65,7 +65,7 @@ MAX_PIXELS = 2**27  # 400 MB as 8-bit RGB; the largest cameras make about 100 mi
 
 
 def read_image(path: str | Path | BinaryIO, name: str | None = None) -> tuple[Image.Image, Orientation]:
-    """Read a picture as upright 8-bit RGB, and say how it was turned. Errors call it `name`; None: its path.
+    """Read `path` as upright 8-bit RGB, and say how it was turned. Errors call it `name`; None: its path.
 
     Greyscale, palette, CMYK, 16-bit and transparent pictures (on white) are converted.
 
@@ -134,7 +134,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def normalize_image(image: Image.Image | np.ndarray | Tensor) -> Tensor:
     """A picture as the model takes it: (3, H, W) float32, normalised with ImageNet's mean and deviation.
 
-    Takes a PIL image, an array (H, W, 3) of 8-bit values, or a tensor (3, H, W) of 8-bit values or floats in [0, 1].
+    image: a PIL image, an array (H, W, 3) of 8-bit values, or a tensor (3, H, W) of 8-bit values or floats in [0, 1].
 
     Raises:
         ValueError: another shape or dtype, or floats outside [0, 1].

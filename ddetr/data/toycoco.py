@@ -63,7 +63,7 @@ class _Object(NamedTuple):
 
 
 def toy_scene(seed: int, *, categories: Sequence[str] = TOY_CATEGORIES) -> ToyScene:
-    """One scene with objects of `categories`. The same seed gives the same pixels.
+    """One scene with objects of `categories`. The same `seed` gives the same pixels.
 
     Raises:
         DataError: a category that is not drawn.

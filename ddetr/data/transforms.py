@@ -100,7 +100,7 @@ def eval_transform(resolution: Resolution = PAPER_RESOLUTION) -> Transform:
 
 
 def prepare_image(picture: Image.Image, test_size: int) -> Tensor:
-    """A picture as the model takes it, (3, H, W), upright and resized as `eval_transform` resizes a data set's.
+    """`picture` as the model takes it, (3, H, W), upright and resized as `eval_transform` resizes a data set's.
 
     test_size: the shorter side in pixels, such as `model.config.test_size`.
     """

@@ -28,7 +28,7 @@ def evaluate(
     progress: bool = True,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Detect on every image and score against the annotations, crowds included. The model's mode is put back.
+    """Detect with `model` on every image and score against the annotations, crowds included. Its mode is put back.
 
     Only images of one size share a batch, of up to `batch_size`: convolutions and group normalisation see padding, so
     that an image would be scored a little differently beside a larger one. This way the batch size changes nothing but

@@ -89,7 +89,7 @@ def _group_of(name: str) -> str:
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over `parameter_groups` by `recipe`; fused, because a tiny model has many small tensors to update."""
+    """AdamW over the `parameter_groups` of `model` by `recipe`; fused, for a tiny model has many small tensors."""
     groups = parameter_groups(model, recipe)
     return torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 

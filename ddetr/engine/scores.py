@@ -132,7 +132,7 @@ def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -
 
 
 def coco_metrics(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> dict[str, float]:
-    """COCOeval's twelve numbers; coco, results and image_ids as for `score`."""
+    """COCOeval's twelve numbers; `coco`, `results` and `image_ids` as for `score`."""
     return score(coco, results, image_ids).metrics
 
 

@@ -35,7 +35,7 @@ class StepReport(NamedTuple):
 
 
 def train_step(state: TrainState, images: list[Tensor], targets: Targets, options: TrainOptions) -> StepReport:
-    """One optimiser step on this process's images, in parts of `options.batch_size`.
+    """One optimiser step on this process's `images` and `targets`, in parts of `options.batch_size`.
 
     `state.step` is left to the caller.
 

@@ -17,7 +17,7 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """GIoU of boxes (..., 4) in corners, which broadcast against each other -> (...) in (-1, 1] (GIoU, algorithm 1).
+    """GIoU of boxes a (..., 4), b (..., 4) in corners, which broadcast -> (...) in (-1, 1] (GIoU, algorithm 1).
 
     Pairs: `generalized_iou(a[:, None], b[None])` gives (N, M). A box without area has an IoU of 0, not NaN.
     """

@@ -15,7 +15,7 @@ from .matcher import HungarianMatcher, Match, Target
 def sigmoid_focal_loss(logits: Tensor, onehot: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
     """Focal loss of each of `logits`, same shape, not reduced (Focal loss, equation 5).
 
-    onehot: 1 where the answer is yes, 0 elsewhere; alpha weighs yes against no, gamma leaves out what is easy.
+    onehot: 1 where the answer is yes, 0 elsewhere; `alpha` weighs yes against no, `gamma` leaves out what is easy.
     """
     p = logits.sigmoid()
     cross_entropy = F.binary_cross_entropy_with_logits(logits, onehot, reduction="none")
@@ -27,7 +27,7 @@ class Criterion(nn.Module):
     """Matches and scores every prediction of a model (DETR, section 3.1; paper, appendix A.4).
 
     Each layer is matched on its own, and every loss is divided by the number of objects in the batch, at least 1, and
-    averaged over the ranks of a distributed run.
+    averaged over the ranks of a distributed run. `config` has the weights of the losses.
     """
 
     def __init__(self, config: DeformableDETRConfig) -> None:

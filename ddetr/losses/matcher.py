@@ -25,7 +25,10 @@ class Match(NamedTuple):
 
 
 class HungarianMatcher(nn.Module):
-    """Matches queries to objects by class, L1 and GIoU cost, weighted as the losses are (paper, appendix A.4)."""
+    """Matches queries to objects by class, L1 and GIoU cost, each with its loss's weight (paper, appendix A.4).
+
+    `config` has these weights.
+    """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -35,7 +38,7 @@ class HungarianMatcher(nn.Module):
         self.alpha, self.gamma = config.focal_alpha, config.focal_gamma
 
     def cost(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
-        """logits (Q, K), boxes (Q, 4) and target, N objects, of one image -> (Q, N), in float32."""
+        """logits (Q, K), boxes (Q, 4) and `target`, N objects, of one image -> (Q, N), in float32."""
         cost = (
             self.class_weight * self.class_cost(logits, target.labels)
             + self.bbox_weight * self.bbox_cost(boxes, target.boxes)
@@ -61,7 +64,7 @@ class HungarianMatcher(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, boxes: Tensor, targets: list[Target]) -> list[Match]:
-        """logits (B, Q, K), boxes (B, Q, 4), targets B -> a match for each image.
+        """logits (B, Q, K), boxes (B, Q, 4), targets: B -> a match for each image.
 
         Raises:
             FloatingPointError: a prediction is NaN or infinite, so there is no cost to compare.

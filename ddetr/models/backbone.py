@@ -26,13 +26,19 @@ class FrozenBatchNorm2d(torchvision.ops.FrozenBatchNorm2d):
     """Batch norm with fixed statistics and affine, as buffers: detection batches are too small to estimate them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> the same shape."""
+        """x (B, C, h, w) -> the same shape."""
         # One fused pass; torchvision's own form multiplies and adds in two.
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class Backbone(nn.Module):
-    """A ResNet without its classifier, as `body`, whose parameters carry torchvision's names."""
+    """A ResNet without its classifier, as `body`, whose parameters carry torchvision's names.
+
+    `config.backbone` is its name, `config.backbone_norm` its norm, `config.frozen_stages` are not trained.
+
+    Attributes:
+        num_channels: of C3, C4 and C5.
+    """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -57,7 +63,7 @@ class Backbone(nn.Module):
 
 
 def load_imagenet_weights(backbone: Backbone, name: str) -> None:
-    """Load torchvision's ImageNet weights into the backbone; downloads them the first time.
+    """Load torchvision's ImageNet weights of the ResNet called `name` into `backbone`; downloads them the first time.
 
     ValueError if torchvision has none for this architecture; OSError (with what to do) if the download fails.
     """
@@ -79,7 +85,10 @@ def load_imagenet_weights(backbone: Backbone, name: str) -> None:
 
 
 class SmallResNet(nn.Module):
-    """One basic block a stage, `width` channels in the stem, doubling with each stage: 10 layers, a ResNet-10."""
+    """One basic block a stage, `width` channels in the stem, doubling with each stage: 10 layers, a ResNet-10.
+
+    `norm` makes a layer of so many channels.
+    """
 
     def __init__(self, width: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()

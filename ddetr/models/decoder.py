@@ -27,7 +27,10 @@ class DecoderOutput(NamedTuple):
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention among the queries, deformable cross-attention into the memory, a feed-forward network."""
+    """Self-attention among the queries, deformable cross-attention into the memory, a feed-forward network.
+
+    Sizes are `config`'s.
+    """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -42,7 +45,8 @@ class DecoderLayer(nn.Module):
     def forward(
         self, query: Tensor, query_pos: Tensor, reference_points: Tensor, memory: Tensor, tokens: MultiScaleTokens
     ) -> Tensor:
-        """query, query_pos (B, Q, C), reference_points (B, Q, L, 2 | 4) of the padded maps, memory (B, S, C)."""
+        """query, query_pos (B, Q, C), reference_points (B, Q, L, 2 | 4) of the padded maps, memory (B, S, C)
+        of `tokens` -> (B, Q, C)."""
         asking = query + query_pos
         attended, _ = self.self_attn(asking, asking, query, need_weights=False)
         query = self.self_attn_norm(query + self.dropout(attended))
@@ -52,7 +56,10 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of decoder layers (paper, section 4.1), which may refine the boxes as it goes (section 4.2)."""
+    """A stack of `config.decoder_layers` layers (paper, section 4.1).
+
+    With `config.box_refine` it corrects the boxes as it goes (section 4.2).
+    """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -62,7 +69,10 @@ class Decoder(nn.Module):
     def forward(
         self, inputs: DecoderInputs, memory: Tensor, tokens: MultiScaleTokens, heads: DetectionHeads
     ) -> DecoderOutput:
-        """Run the layers; with `box_refine`, layer n + 1 looks from the box that `heads` read off layer n."""
+        """Run the layers, from `inputs`, on the `memory` (B, S, C) of `tokens`.
+
+        With `box_refine`, layer n + 1 looks from the box that `heads` read off layer n.
+        """
         query, reference_points = inputs.query, inputs.reference_points
         hidden_states, references = [], []
         for n, layer in enumerate(self.layers):

@@ -28,6 +28,9 @@ class MSDeformAttn(ops.MSDeformAttn):
 
     Args:
         embed_dim: C, divisible by num_heads (ValueError otherwise).
+        num_levels: L.
+        num_heads: M.
+        num_points: P, for each head and level.
     """
 
     def __init__(self, embed_dim: int = 256, num_levels: int = 4, num_heads: int = 8, num_points: int = 4) -> None:
@@ -61,7 +64,10 @@ class MSDeformAttn(ops.MSDeformAttn):
     def sampling_points(
         self, query: Tensor, reference_points: Tensor, spatial_shapes: Tensor | Sequence[tuple[int, int]]
     ) -> SamplingPoints:
-        """Where and how hard each query looks; arguments as for `forward`. The forward pass does not keep these."""
+        """Where and how hard each query looks, which the forward pass does not keep.
+
+        `query`, `reference_points` and `spatial_shapes` are those of `forward`.
+        """
         offsets, logits = self.project_query(query)
         locations = sampling_locations(reference_points, offsets, spatial_shapes)
         return SamplingPoints(locations, softmax_weights(logits))

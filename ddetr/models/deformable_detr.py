@@ -29,6 +29,9 @@ class DeformableDETR(nn.Module):
     `model(images, targets)` in training mode gives the losses, `model(images)` in evaluation mode the detections, as
     torchvision's detectors do. Images are (3, H, W) float tensors of any sizes, normalised with ImageNet's statistics.
 
+    Args:
+        config: which variant; `build_model` takes a preset's name too.
+
     Attributes:
         categories: what each label means, K dicts {"id", "name"}, or None if nobody has said; saved with the weights.
     """
@@ -83,11 +86,11 @@ class DeformableDETR(nn.Module):
         return self.postprocess(output, batch.sizes)
 
     def forward_raw(self, images: Sequence[Tensor]) -> DetrOutput:
-        """Every prediction as the heads give it, in either mode."""
+        """Every prediction for `images` as the heads give it, in either mode."""
         return self.forward_batch(self.batch_images(images))
 
     def forward_batch(self, batch: ImageBatch) -> DetrOutput:
-        """The four steps and the heads, on a batch that is padded already."""
+        """The four steps and the heads, on a `batch` that is padded already."""
         tokens = self.pre_transformer(batch)  # pixels -> (B, S, C) tokens of all levels
         memory = self.encoder(tokens)  # (B, S, C) -> (B, S, C)
         queries = self.pre_decoder(memory, tokens)  # -> (B, Q, C) and where each looks from
@@ -95,7 +98,7 @@ class DeformableDETR(nn.Module):
         return self.predict(decoded, queries, memory)
 
     def batch_images(self, images: Sequence[Tensor]) -> ImageBatch:
-        """Check the images and pad them into one batch. ValueError names the image that does not fit."""
+        """Check `images` and pad them into one batch. ValueError names the image that does not fit."""
         return pad_images(check_images(images, self.flatten.level_embed), self.config.mask_unpadded)
 
     def pre_transformer(self, batch: ImageBatch) -> MultiScaleTokens:
@@ -128,7 +131,7 @@ class DeformableDETR(nn.Module):
         return postprocess(output.pred_logits, output.pred_boxes, sizes, c.max_detections, c.clip_boxes)
 
     def trace(self, images: Sequence[Tensor]) -> Trace:
-        """Every intermediate of one forward pass, in order, without gradients and in evaluation mode."""
+        """Every intermediate of a forward pass of `images`, in order, without gradients and in evaluation mode."""
         return trace_model(self, images)
 
 

@@ -11,7 +11,10 @@ from .reference_points import encoder_reference_points
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, linear, added to the input and normalised."""
+    """Linear, ReLU, linear, added to the input and normalised.
+
+    From `embed_dim`, C, to `hidden_dim` and back, with `dropout` behind both.
+    """
 
     def __init__(self, embed_dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -21,13 +24,13 @@ class FeedForward(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) -> (B, N, C)."""
+        """x (B, N, C) -> (B, N, C)."""
         hidden = self.dropout(self.linear1(x).relu())
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 
 class EncoderLayer(nn.Module):
-    """Deformable self-attention among the tokens of all levels, then a feed-forward network."""
+    """Deformable self-attention among the tokens of all levels, then a feed-forward network; sizes are `config`'s."""
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -38,21 +41,21 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def forward(self, x: Tensor, tokens: MultiScaleTokens, reference_points: Tensor) -> Tensor:
-        """x (B, S, C), the tokens so far; reference_points (B, S, L, 2) -> (B, S, C)."""
+        """x (B, S, C), what `tokens` are by now; reference_points (B, S, L, 2) -> (B, S, C)."""
         attended = self.self_attn(x + tokens.pos, reference_points, x, tokens.level_sizes, tokens.mask)
         x = self.self_attn_norm(x + self.dropout(attended))
         return self.ffn(x)
 
 
 class Encoder(nn.Module):
-    """A stack of encoder layers (paper, section 4.1)."""
+    """A stack of `config.encoder_layers` layers (paper, section 4.1)."""
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.encoder_layers))
 
     def forward(self, tokens: MultiScaleTokens) -> Tensor:
-        """The `memory`, (B, S, C)."""
+        """`tokens`, S in each image -> the memory, (B, S, C)."""
         reference_points = encoder_reference_points(tokens.level_sizes, tokens.valid_ratios)
         x = tokens.tokens
         for layer in self.layers:

@@ -17,7 +17,7 @@ SMALLEST = 65
 
 
 class TensorModel(nn.Module):
-    """The network between a padded batch and its predictions, without lists, dicts and checks."""
+    """`model` between a padded batch and its predictions, without lists, dicts and checks."""
 
     def __init__(self, model: DeformableDETR) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class TensorModel(nn.Module):
 
 
 def export_program(model: DeformableDETR) -> ExportedProgram:
-    """The model for inference as a `torch.export` program, for images of any size from `SMALLEST` pixels a side.
+    """`model` for inference as a `torch.export` program, for images of any size from `SMALLEST` pixels a side.
 
     `program.module()(images, mask)` gives what `TensorModel` gives, for any batch size too; with `proposal_nms`, which
     goes image by image, for one image. Where the operator's C++ back end is built, the program calls it, and whoever
@@ -42,9 +42,9 @@ def export_program(model: DeformableDETR) -> ExportedProgram:
 
 
 def export_onnx(model: DeformableDETR, path: str | os.PathLike[str]) -> None:
-    """The same as an ONNX file, inputs `INPUTS` and outputs `OUTPUTS`, with the operator as GridSample.
+    """`model` as an ONNX file at `path`, inputs `INPUTS` and outputs `OUTPUTS`, with the operator as GridSample.
 
-    Needs `pip install onnx onnxscript` (ImportError).
+    Needs onnx and onnxscript: `pip install "ddetr[export]"` (ImportError without).
     """
     with evaluating(model), torch.no_grad():
         program = torch.onnx.export(
@@ -56,7 +56,7 @@ def export_onnx(model: DeformableDETR, path: str | os.PathLike[str]) -> None:
 
 
 def example_inputs(model: DeformableDETR) -> tuple[Tensor, Tensor]:
-    """Images and a mask to trace with, of no special size: no level of 1, no side a multiple of another."""
+    """Images and a mask to trace `model` with, of no special size: no level of 1, no side a multiple of another."""
     like = model.flatten.level_embed
     B = 1 if model.config.proposal_nms else 2
     mask = torch.zeros(B, 200, 297, dtype=torch.bool, device=like.device)

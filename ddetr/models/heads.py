@@ -13,19 +13,22 @@ PRIOR_PROBABILITY = 0.01
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
-    """log(x / (1 - x)), with x held inside [eps, 1 - eps] so that the borders stay finite."""
+    """`x` (...) -> log(x / (1 - x)), held inside [`eps`, 1 - eps] so that the borders stay finite."""
     return torch.log(x.clamp(eps, 1.0) / (1 - x.clamp(0.0, 1.0)).clamp(min=eps))
 
 
 def class_head(embed_dim: int, num_classes: int) -> nn.Linear:
-    """(..., C) -> (..., K) logits, its bias -log(99) so that every score starts at 0.01."""
+    """(..., C) -> (..., K) logits, its bias -log(99) so that every score starts at 0.01.
+
+    embed_dim: C; num_classes: K.
+    """
     head = nn.Linear(embed_dim, num_classes)
     nn.init.constant_(head.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
     return head
 
 
 def box_head(embed_dim: int) -> nn.Sequential:
-    """(..., C) -> (..., 4): a correction to (cx, cy, w, h) in inverse-sigmoid space, at first zero."""
+    """(..., C) -> (..., 4): a correction to (cx, cy, w, h) in inverse-sigmoid space, at first zero; embed_dim: C."""
     first, second, last = nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, embed_dim), nn.Linear(embed_dim, 4)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
@@ -46,7 +49,7 @@ def decode_box(delta: Tensor, reference_points: Tensor) -> Tensor:
 
 
 class DetectionHeads(nn.Module):
-    """A class and a box head, shared by the decoder's layers, or with `box_refine` one pair for each."""
+    """A class and a box head, shared by the decoder's layers, or with `config.box_refine` one pair for each."""
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -59,15 +62,15 @@ class DetectionHeads(nn.Module):
             nn.init.constant_(self.box_embed[0].get_parameter("4.bias")[2:], -2.0)
 
     def logits(self, layer: int, hidden: Tensor) -> Tensor:
-        """(B, Q, C) of decoder layer `layer` -> (B, Q, K)."""
+        """hidden (B, Q, C) of decoder layer `layer` -> (B, Q, K)."""
         return self.class_embed[min(layer, len(self.class_embed) - 1)](hidden)
 
     def boxes(self, layer: int, hidden: Tensor, reference_points: Tensor) -> Tensor:
-        """(B, Q, C) and (B, Q, 2 | 4) of decoder layer `layer` -> (B, Q, 4) as (cx, cy, w, h) in [0, 1]."""
+        """hidden (B, Q, C), reference_points (B, Q, 2 | 4) of decoder layer `layer` -> (cx, cy, w, h) in [0, 1]."""
         return decode_box(self.box_embed[min(layer, len(self.box_embed) - 1)](hidden), reference_points)
 
     def forward(self, hidden_states: list[Tensor], reference_points: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """N of (B, Q, C) and N of (B, Q, 2 | 4) -> logits (N, B, Q, K) and boxes (N, B, Q, 4)."""
+        """hidden_states: N of (B, Q, C); reference_points: N of (B, Q, 2 | 4) -> logits, boxes, (N, B, Q, K | 4)."""
         logits = [self.logits(n, hidden) for n, hidden in enumerate(hidden_states)]
         boxes = [
             self.boxes(n, hidden, reference)

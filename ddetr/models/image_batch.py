@@ -21,7 +21,7 @@ class ImageBatch(NamedTuple):
 
 
 def pad_images(images: list[Tensor], mask_unpadded: bool = True) -> ImageBatch:
-    """Pad (3, h, w) images with zeros to the largest height and width among them.
+    """Pad images: (3, h, w) each, with zeros, to the largest height and width among them.
 
     Zero is the mean colour after normalisation. `mask_unpadded=False` leaves the mask out when all sizes are equal,
     as mmdetection does; the numbers are the same.

@@ -34,7 +34,7 @@ class MultiScaleTokens(NamedTuple):
 
 
 def level_mask(mask: Tensor, size: tuple[int, int]) -> Tensor:
-    """The padding mask (B, H, W) seen at a level's (h, w), by nearest neighbour -> (B, h, w) bool."""
+    """The padding mask (B, H, W) seen at a level's `size` (h, w), by nearest neighbour -> (B, h, w) bool."""
     return F.interpolate(mask[:, None].float(), size=size)[:, 0].bool()
 
 
@@ -50,7 +50,7 @@ class MultiScaleFlatten(nn.Module):
     """Flattens the neck's maps and tells each token its place and its level.
 
     Two cells at the same place of two levels have the same position encoding; `level_embed` (L, C), learned, tells
-    them apart (paper, section 4.1).
+    them apart (paper, section 4.1). L is `config.num_levels`, C `config.embed_dim`.
     """
 
     def __init__(self, config: DeformableDETRConfig) -> None:

@@ -13,6 +13,10 @@ class Neck(nn.Module):
     """1x1 convolution + GroupNorm for C3, C4, C5; 3x3 stride 2 + GroupNorm for each further level.
 
     Level 4 is made from the raw C5, not from its projection. With one level, C5 alone is projected.
+
+    Args:
+        config: says how many levels, how wide, and whether the convolutions have a bias.
+        in_channels: of C3, C4 and C5.
     """
 
     def __init__(self, config: DeformableDETRConfig, in_channels: tuple[int, ...]) -> None:
@@ -32,7 +36,7 @@ class Neck(nn.Module):
                 nn.init.zeros_(conv.bias)
 
     def forward(self, features: BackboneFeatures) -> list[Tensor]:
-        """C3, C4, C5 -> L maps (B, C, h, w), from fine to coarse."""
+        """features: C3, C4, C5 -> L maps (B, C, h, w), from fine to coarse."""
         sources = list(features)[-1:] if self.num_levels == 1 else list(features)
         maps = [project(source) for project, source in zip(self.levels, sources, strict=False)]
         last = features.c5

@@ -48,9 +48,9 @@ def postprocess(
 ) -> list[dict[str, Tensor]]:
     """The best (query, class) pairs of each image, by sigmoid score. There is no non-maximum suppression.
 
-    logits (B, Q, K), boxes (B, Q, 4) as (cx, cy, w, h) in [0, 1], sizes each image's (h, w) in pixels -> for each image
-    {boxes (n, 4) xyxy pixels, scores (n,), labels (n,)}, best first, n = min(max_detections, Q * K). A query may appear
-    with more than one class.
+    logits (B, Q, K), boxes (B, Q, 4) as (cx, cy, w, h) in [0, 1], sizes: each image's (h, w) in pixels -> for each
+    image {boxes (n, 4) xyxy pixels, scores (n,), labels (n,)}, best first, n at most `max_detections`. A query may
+    appear with more than one class. With `clip_boxes`, boxes end at the image's border.
     """
     B, Q, K = logits.shape
     scores, index = logits.float().sigmoid().flatten(1).topk(min(max_detections, Q * K), dim=1)

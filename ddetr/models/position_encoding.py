@@ -12,8 +12,8 @@ SCALE = 2 * math.pi
 def sine_position_encoding(mask: Tensor, num_channels: int) -> Tensor:
     """Encode each cell's place in the valid part of its map (DETR, appendix A.4; half-cell shift of Deformable DETR).
 
-    mask (B, h, w) bool, True where padding -> (B, num_channels, h, w) float32: the first half of the channels is y,
-    the second x. Cell centres are (cumsum - 0.5) / size, from 0 to 1 over the valid part, times 2 pi.
+    mask (B, h, w) bool, True where padding -> (B, `num_channels`, h, w) float32: the first half of the channels is
+    y, the second x. Cell centres are (cumsum - 0.5) / size, from 0 to 1 over the valid part, times 2 pi.
     """
     valid = (~mask).float()
     y, x = valid.cumsum(1), valid.cumsum(2)
@@ -24,7 +24,7 @@ def sine_position_encoding(mask: Tensor, num_channels: int) -> Tensor:
 
 
 def encode_coordinate(position: Tensor, num_channels: int) -> Tensor:
-    """position (...) in [0, 1] -> (..., num_channels): sine and cosine, alternating, at falling frequencies.
+    """position (...) in [0, 1] -> (..., `num_channels`): sine and cosine, alternating, at falling frequencies.
 
     Channels 2i and 2i + 1 are sin and cos of 2 pi * position / 10000^(2i / num_channels).
     """

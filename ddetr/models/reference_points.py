@@ -59,7 +59,7 @@ def decoder_reference_points(reference_points: Tensor, valid_ratios: Tensor) -> 
 class LearnedQueries(nn.Module):
     """The one-stage decoder's queries: learned, the same for every image (paper, section 4.1).
 
-    One embedding of 2 C: the first half is `query_pos`, the second the content.
+    One embedding of 2 C for each of `config.num_queries`: the first half is `query_pos`, the second the content.
     """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
@@ -70,6 +70,6 @@ class LearnedQueries(nn.Module):
         nn.init.zeros_(self.reference_points.bias)
 
     def forward(self, batch_size: int) -> DecoderInputs:
-        """Query, position (B, Q, C each) and reference points (B, Q, 2), repeated for each image."""
+        """Query, position (B, Q, C each) and reference points (B, Q, 2), repeated for each of `batch_size` images."""
         query_pos, query = self.query_embed.weight.expand(batch_size, -1, -1).chunk(2, dim=-1)
         return DecoderInputs(query, query_pos, self.reference_points(query_pos).sigmoid())

@@ -56,7 +56,7 @@ class Trace(Sequence[TraceEntry]):
         self.detections: list[dict[str, Tensor]] = []
 
     def add(self, stage: str, name: str, tensor: Tensor | None) -> None:
-        """Append a tensor under `stage` and `name`; None (a mask that is not there) is left out."""
+        """Append `tensor` under `stage` and `name`; None (a mask that is not there) is left out."""
         if tensor is not None:
             self.entries.append(TraceEntry(stage, name, tensor.detach()))
 

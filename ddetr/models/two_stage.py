@@ -22,8 +22,9 @@ def token_proposals(
 ) -> tuple[Tensor, Tensor]:
     """One box around each token, before correction.
 
-    mask (B, S) bool, True where padding, or None. Returns proposals (B, S, 4) as (cx, cy, w, h) in [0, 1] of the image
-    without padding, and valid (B, S): inside (0.01, 0.99) on every coordinate and not padding.
+    mask (B, S) bool, True where padding, or None; level_sizes: L pairs (h, w); batch_size: B; device: where the result
+    is to be. Returns proposals (B, S, 4) as (cx, cy, w, h) in [0, 1] of the image without padding, and valid (B, S):
+    inside (0.01, 0.99) on every coordinate and not padding.
     """
     level_masks = mask.split([h * w for h, w in level_sizes], dim=1) if mask is not None else None
     proposals = []
@@ -45,14 +46,14 @@ def token_proposals(
 
 
 def encode_proposals(proposals: Tensor, embed_dim: int) -> Tensor:
-    """(B, Q, 4) in [0, 1] -> (B, Q, 2 C): sine encoding of cx, cy, w, h, C / 2 channels each."""
+    """proposals (B, Q, 4) in [0, 1] -> (B, Q, 2 C), C being `embed_dim`: sine encoding of cx, cy, w, h, C / 2 each."""
     return encode_coordinate(proposals, embed_dim // 2).flatten(-2)
 
 
 def put_last(scores: Tensor, boxes: Tensor, max_overlap: float) -> Tensor:
     """Lower the scores of boxes that overlap a better one, so that they rank after all others (NMS, but none is lost).
 
-    scores (B, S), boxes (B, S, 4) as (cx, cy, w, h), max_overlap an IoU -> scores (B, S). The paper does without;
+    scores (B, S), boxes (B, S, 4) as (cx, cy, w, h), max_overlap: an IoU -> scores (B, S). The paper does without;
     Ouyang-Zhang et al. (NMS Strikes Back, 2022) show what it is good for.
     """
     lowered = scores - (scores.max() - scores.min() + 1)
@@ -64,7 +65,7 @@ def put_last(scores: Tensor, boxes: Tensor, max_overlap: float) -> Tensor:
 
 
 class TwoStage(nn.Module):
-    """Scores every token as object or not, corrects its box, and turns the best Q into queries."""
+    """Scores every token as object or not, corrects its box, and makes queries of the best `config.num_queries`."""
 
     def __init__(self, config: DeformableDETRConfig) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class TwoStage(nn.Module):
         nn.init.xavier_uniform_(self.pos_trans.weight)
 
     def forward(self, memory: Tensor, tokens: MultiScaleTokens) -> DecoderInputs:
-        """memory (B, S, C) -> queries, and the encoder's own predictions, which the loss supervises.
+        """memory (B, S, C) of `tokens` -> queries, and the encoder's own predictions, which the loss supervises.
 
         A small image may have fewer tokens than queries are asked for: then all of them become queries.
         """
@@ -98,7 +99,10 @@ class TwoStage(nn.Module):
         return DecoderInputs(query, query_pos, best, logits, box_logits.sigmoid(), index)
 
     def predict(self, memory: Tensor, tokens: MultiScaleTokens) -> tuple[Tensor, Tensor]:
-        """Each token's logits (B, S, K) and box (B, S, 4) in inverse-sigmoid space, +inf where it may not propose."""
+        """memory (B, S, C) of `tokens` -> each one's logits (B, S, K) and box (B, S, 4) in inverse-sigmoid space.
+
+        The box is +inf where a token may not propose.
+        """
         proposals, valid = token_proposals(tokens.mask, tokens.level_sizes, memory.shape[0], memory.device)
         box_start = torch.log(proposals / (1 - proposals)).masked_fill(~valid[..., None], float("inf"))
         features = self.enc_output_norm(self.enc_output(memory.masked_fill(~valid[..., None], 0.0)))

@@ -66,7 +66,7 @@ def ms_deform_attn_fused(
     """The operator from what the module's linear layers give, for when nobody needs locations and weights.
 
     reference_points (B, Q, L, 2 | 4), sampling_offsets (B, Q, M, L, P, 2), attention_logits (B, Q, M, L, P);
-    value, spatial_shapes, level_start_index, backend, the result (B, Q, M * D) and the errors are those of
+    `value`, `spatial_shapes`, `level_start_index`, `backend`, the result (B, Q, M * D) and the errors are those of
     `ms_deform_attn`.
     """
     level_sizes = as_level_sizes(spatial_shapes)

@@ -13,8 +13,8 @@ def ms_deform_attn_grid_sample(
 ) -> Tensor:
     """The operator on any device, differentiable in every input; exports to ONNX.
 
-    value (B, S, M, D), level_sizes L pairs (h, w), sampling_locations (B, Q, M, L, P, 2), attention_weights
-    (B, Q, M, L, P) -> (B, Q, M * D).
+    value (B, S, M, D), level_sizes: L pairs (h, w), sampling_locations (B, Q, M, L, P, 2),
+    attention_weights (B, Q, M, L, P) -> (B, Q, M * D).
 
     [0, 1] becomes grid_sample's [-1, 1], whose ends are the outer edges of the border cells (`align_corners=False`):
     that is the half-cell convention of `bilinear_sample`.

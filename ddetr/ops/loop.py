@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def bilinear_sample(image: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
-    """Read `image` (h, w, D) at the continuous place (x, y), in cells; returns (D,).
+    """Read `image` (h, w, D) at the continuous place (`x`, `y`), in cells; returns (D,).
 
     Cell (row, column) covers [column, column + 1) x [row, row + 1), so its value sits at its centre, half a cell
     further in. What lies outside the image reads as zero; a NaN or infinite coordinate is outside.
@@ -47,7 +47,7 @@ def ms_deform_attn_loop(
 ) -> Tensor:
     """Sum the values found at the sampling locations, each times its weight (paper, equation 3).
 
-    value (B, S, M, D), level_sizes L pairs (h, w), sampling_locations (B, Q, M, L, P, 2) as (x, y) in [0, 1] of the
+    value (B, S, M, D), level_sizes: L pairs (h, w), sampling_locations (B, Q, M, L, P, 2) as (x, y) in [0, 1] of the
     padded map, attention_weights (B, Q, M, L, P) -> (B, Q, M * D). Differentiable, any number of times, in all three.
     """
     B, _, M, D = value.shape

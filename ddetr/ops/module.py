@@ -103,7 +103,7 @@ class MSDeformAttn(nn.Module):
         return value.unflatten(-1, (self.n_heads, -1))
 
     def project_query(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, Q, C) -> sampling offsets (B, Q, M, L, P, 2) and attention logits (B, Q, M, L, P)."""
+        """query (B, Q, C) -> sampling offsets (B, Q, M, L, P, 2) and attention logits (B, Q, M, L, P)."""
         samples = (self.n_heads, self.n_levels, self.n_points)
         offsets = self.sampling_offsets(query).unflatten(-1, (*samples, 2))
         return offsets, self.attention_weights(query).unflatten(-1, samples)

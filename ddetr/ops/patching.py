@@ -66,6 +66,9 @@ class Patch:
     Attributes:
         modules: the names of the modules that have our operator now, as in `model.named_modules()`. Empty if an
             earlier patch, not yet undone, had given it to all of them.
+
+    Args:
+        swapped: these modules by name, with the forward that they had.
     """
 
     def __init__(self, swapped: dict[str, nn.Module]) -> None:
@@ -109,8 +112,11 @@ def patch(model: nn.Module) -> Patch:
 
     A copy of a patched model is patched; a pickled one is not.
 
+    Args:
+        model: any module that has such modules inside, or is one.
+
     Raises:
-        TypeError: model is not an `nn.Module`.
+        TypeError: `model` is not an `nn.Module`.
         ValueError: there is nothing to patch in it.
     """
     if not isinstance(model, nn.Module):

@@ -19,7 +19,7 @@ def draw_detections(
 ) -> Image.Image:
     """The picture with a box for each detection, coloured by label and captioned.
 
-    boxes (N, 4) xyxy pixels of `image`, which are clipped to it; labels N numbers, captions N texts or None.
+    boxes (N, 4) xyxy pixels of `image`, which are clipped to it; labels: N numbers, captions: N texts or None.
     """
     w, h = image.size
     limit = torch.tensor([w, h, w, h], dtype=torch.float32)

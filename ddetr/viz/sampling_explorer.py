@@ -140,7 +140,7 @@ class SamplingExplorer(anywidget.AnyWidget):
         names: list[str] | None = None,
         **choices: Any,
     ) -> SamplingExplorer:
-        """The explorer of what `model.trace(images)` saw of one image; arguments as `SamplingView.from_trace`."""
+        """The explorer of what `trace` saw; `image`, `index` and `names` are those of `SamplingView.from_trace`."""
         return cls(view=SamplingView.from_trace(trace, image, index=index, names=names), **choices)
 
     def sizes(self) -> dict[str, int]:
@@ -160,7 +160,7 @@ class SamplingExplorer(anywidget.AnyWidget):
         )  # fmt: skip
 
     def to_html(self, path: str | Path, *, limit_mb: float = 100) -> Path:
-        """Write the explorer as one page that needs neither kernel nor network, with the present choices.
+        """Write the explorer to `path`, one page that needs neither kernel nor network, with the present choices.
 
         Layers that would make it larger than `limit_mb` are left out, which the page says: the encoder's, those
         farthest from the present one first.

@@ -136,6 +136,7 @@ class SamplingView:
         """What `model.trace(images)` saw of one image of its batch.
 
         Args:
+            trace: what `model.trace` gave.
             image: the prepared tensor (3, h, w), or the picture, at any resolution; None takes it out of the trace.
             index: which image of the batch.
             names: what each label means: `[c["name"] for c in model.categories]`.
@@ -165,24 +166,24 @@ class SamplingView:
         )
 
     def layers(self, part: str) -> tuple[Attention, ...]:
-        """The layers of "encoder" or "decoder". ValueError for another word."""
+        """The layers of `part`, "encoder" or "decoder". ValueError for another word."""
         if part not in PARTS:
             raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}")
         return getattr(self, part)
 
     def attention(self, part: str, layer: int) -> Attention:
-        """One layer. ValueError for one that does not exist."""
+        """Layer number `layer` of `part`. ValueError for one that does not exist."""
         layers = self.layers(part)
         check_index("layer", layer, len(layers), f"{part} layers")
         return layers[layer]
 
     def replace(self, **changes: Any) -> SamplingView:
-        """A copy with some fields changed."""
+        """A copy with the fields in `changes` changed."""
         return dataclasses.replace(self, **changes)
 
 
 def to_pixels(view: SamplingView, places: np.ndarray, level: np.ndarray | int) -> np.ndarray:
-    """Places (..., 2) as (x, y) in [0, 1] of the padded maps of `level` (...) -> pixels of the image."""
+    """places (..., 2) as (x, y) in [0, 1] of the padded maps of `level` (...) -> pixels of the image of `view`."""
     h, w = view.size
     return places / view.valid_ratios.numpy()[level] * np.array([w, h], dtype=np.float32)
 
@@ -196,7 +197,10 @@ def to_cells(view: SamplingView, level: int, x: float, y: float) -> tuple[float,
 
 
 def token_at(view: SamplingView, level: int, x: float, y: float) -> int:
-    """The row of the token whose cell covers the pixel (x, y). ValueError for a point outside the padded image."""
+    """The row of the token whose cell of `level` covers the pixel (`x`, `y`) of the image of `view`.
+
+    ValueError for a point outside the padded image.
+    """
     column, row = to_cells(view, level, x, y)
     H, W = view.padded_size
     if not (0 <= x <= W and 0 <= y <= H):
@@ -207,7 +211,10 @@ def token_at(view: SamplingView, level: int, x: float, y: float) -> int:
 
 
 def cell_of(view: SamplingView, row: int) -> tuple[int, int, int]:
-    """An encoder token's (level, row, column): the reverse of the flattening. ValueError if there is no such token."""
+    """The (level, row, column) of token `row` of the encoder in `view`: the reverse of the flattening.
+
+    ValueError if there is no such token.
+    """
     rest = row
     for level, (h, w) in enumerate(view.level_sizes):
         if 0 <= rest < h * w:
@@ -219,7 +226,8 @@ def cell_of(view: SamplingView, row: int) -> tuple[int, int, int]:
 def reference(view: SamplingView, part: str, layer: int, row: int) -> np.ndarray:
     """Where a token or a query looks from on each level, in pixels: (L, 2) as (x, y), or (L, 4) as (cx, cy, w, h).
 
-    This package's models look from one place of the image on all levels.
+    `view`, `part`, `layer` and `row` say which, as in `sampling_points`. This package's models look from one
+    place of the image on all levels.
     """
     points = _row(view.attention(part, layer), row, part).reference_points.numpy()
     level = np.arange(len(points))
@@ -237,6 +245,8 @@ def points_of(
     heaviest: int | None = None,
 ) -> Points:
     """The sampling points of one token or query: those of some heads and levels, and of these the heaviest.
+
+    `view`, `part`, `layer`, `row`, `heads`, `levels` and `heaviest` are those of `sampling_points`.
 
     Raises:
         ValueError: a part, layer, row, head or level that does not exist, or `heaviest` below 1.
@@ -262,7 +272,10 @@ def points_of(
 
 
 def corners(view: SamplingView, level: int, x: float, y: float) -> list[Corner]:
-    """The four cells of a level that a point at pixel (x, y) reads: top left, top right, bottom left, bottom right."""
+    """The four cells of `level` that a point at pixel (`x`, `y`) of the image of `view` reads.
+
+    In order: top left, top right, bottom left, bottom right.
+    """
     column, row = (place - 0.5 for place in to_cells(view, level, x, y))  # cells' centres lie at whole numbers
     (h, w), (ratio_w, ratio_h) = view.level_sizes[level], view.valid_ratios[level].tolist()
     found = []
