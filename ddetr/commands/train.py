@@ -115,7 +115,7 @@ def _run(args: argparse.Namespace) -> int:
     val = _val_dataset(args, eval_transform(resolution), dataset)
     if val is not None and not len(val):
         raise ValueError(f"no images to evaluate on in {val.annotation_file}")  # better now than after the run
-    model = base if checkpoint else _starting_model(base, config, dataset, settings)
+    model = base if base and checkpoint else _starting_model(base, config, dataset, settings)
     model = model.to(args.device)
     if checkpoint:  # before the settings are replaced: a run that cannot go on keeps its own
         model.categories = dataset.categories  # what it would be trained on, to be compared with what it was

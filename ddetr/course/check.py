@@ -96,12 +96,12 @@ def _alike(one: Outcome, other: Outcome) -> bool:
 
 def _not_yet(exercise: Exercise, case: Case, ours: Outcome, found: Difference | None, hint: str) -> Verdict:
     lines = [f"{exercise.name}: not yet. The first case that differs: {case.label}."]
-    if found is None:
+    if ours.error:
         lines.append(_error_sentence(ours.error))
-    else:
+    elif found:
         lines += [f"  expected  {found.expected}", f"  got       {found.got}"]
         hint = hint or found.hint
-    return Verdict(RAISED if found is None else WRONG, hint, _paragraphs(*lines, f"Hint: {hint}" if hint else ""))
+    return Verdict(RAISED if ours.error else WRONG, hint, _paragraphs(*lines, f"Hint: {hint}" if hint else ""))
 
 
 def _error_sentence(error: Exception) -> str:
@@ -111,7 +111,7 @@ def _error_sentence(error: Exception) -> str:
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_readers(frame.filename)]
     if not own:
         return sentence + "."
-    line = linecache.getline(own[-1].filename, own[-1].lineno).strip()
+    line = linecache.getline(own[-1].filename, own[-1].lineno or 0).strip()
     return f"{sentence}, in line {own[-1].lineno}" + (f": {line}" if line else ".")
 
 

@@ -213,13 +213,14 @@ def _draw_corners(axes: Axes, view: SamplingView, points: Points, i: int) -> Non
 
 def _frame(view: SamplingView, points: Points, cross: np.ndarray) -> tuple[float, float, float, float]:
     """Left, right, top and bottom: the image, and beyond it as far as points lie, up to a quarter of it."""
-    limits = []
+    limits: list[float] = []
     for size, values, start in ((view.size[1], points.x, cross[:, 0]), (view.size[0], points.y, cross[:, 1])):
         values = np.concatenate([values, start])
         reach, margin = 0.2 * size, 0.02 * size
         limits.append(max(min(-margin, values.min() - margin), -reach))
         limits.append(min(max(size + margin, values.max() + margin), size + reach))
-    return tuple(limits)
+    left, right, top, bottom = limits
+    return left, right, top, bottom
 
 
 def _counts(points: Points, beyond: int) -> list[str]:
@@ -239,10 +240,10 @@ def _legend(
     total = points.weight.sum()
     for level in np.unique(points.level):
         of = points.level == level
-        share = f": weight {points.weight[of].sum() / total:.0%}" if heaviest is not None and total else ""
+        part_of_all = f": weight {points.weight[of].sum() / total:.0%}" if heaviest is not None and total else ""
         h, w = view.level_sizes[level]
         handles.append(
-            dot(0.25, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level} ({h} x {w}){share}")
+            dot(0.25, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level} ({h} x {w}){part_of_all}")
         )
     if heaviest is not None:
         for share in (1.0, 0.25):

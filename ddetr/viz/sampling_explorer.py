@@ -225,7 +225,7 @@ class SamplingExplorer(anywidget.AnyWidget):
                 scene, picture = pack_scene(self.view)
                 self._ship({"type": "scene", "scene": scene, "media": image_type(picture)}, picture)
             elif content.get("type") == "layer":
-                header, data = pack_layer(self.view, content.get("part"), content.get("layer"))
+                header, data = pack_layer(self.view, content.get("part", ""), content.get("layer", -1))
                 self._ship({"type": "layer", **header}, data)
         except ValueError as error:
             self.send({"type": "error", "message": str(error)})
@@ -240,7 +240,7 @@ class SamplingExplorer(anywidget.AnyWidget):
         if self.heads and self.heads[-1] >= M:
             self.heads = list(range(M))
         if self.point and (self.point[0] >= M or self.point[2] >= P):
-            self.point = None
+            self.point = None  # type: ignore[assignment] # which the trait allows
 
     @traitlets.validate("part")
     def _check_part(self, proposal: Any) -> str:
@@ -293,7 +293,7 @@ class SamplingExplorer(anywidget.AnyWidget):
         return proposal["value"]
 
 
-def _look(model: nn.Module | None, image: Any) -> SamplingView:
+def _look(model: Any, image: Any) -> SamplingView:
     if model is None or image is None:
         raise ValueError("give a model and an image, or view=")
     if not hasattr(model, "trace"):
@@ -331,7 +331,8 @@ def _rows(view: SamplingView, part: str) -> int:
 
 def _samples(view: SamplingView, part: str) -> tuple[int, int, int]:
     """M, L, P."""
-    return tuple(view.layers(part)[0].weights.shape[1:])
+    _, M, L, P = view.layers(part)[0].weights.shape
+    return M, L, P
 
 
 def _exists(name: str, number: int, count: int, what: str) -> int:

@@ -100,9 +100,9 @@ class SamplingView:
     level_sizes: Sequence[tuple[int, int]]
     encoder: tuple[Attention, ...] = ()
     decoder: tuple[Attention, ...] = ()
-    size: tuple[int, int] | None = None
-    padded_size: tuple[int, int] | None = None
-    valid_ratios: Tensor | None = None
+    size: tuple[int, int] = None  # type: ignore[assignment] # there is one from __post_init__ on, and of the next two
+    padded_size: tuple[int, int] = None  # type: ignore[assignment]
+    valid_ratios: Tensor = None  # type: ignore[assignment]
     boxes: Tensor | None = None
     scores: Tensor | None = None
     labels: Tensor | None = None
