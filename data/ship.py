@@ -1,6 +1,6 @@
 """Turn a training run into shipped weights: float16, with a card of how they were made and what they score.
 
-    python data/ship.py RUN tiny_two_stage --test DIR --made-by "python -m ddetr train ..." --commit HASH
+    python data/ship.py RUN tiny_two_stage --test DIR --made-by "python -m ddetr train ..." --commit HASH --on "2 cores"
 
 DIR holds a ToyCOCO set whose seed neither training nor tuning saw; its val split is the judge.
 """
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--test", required=True, type=Path, help="ToyCOCO set to score the weights on")
     parser.add_argument("--made-by", required=True, nargs="+", help="the commands, in order")
     parser.add_argument("--commit", required=True, help="of the code that trained")
-    parser.add_argument("--on", default="one core of an AMD EPYC", help="where it was trained; default: %(default)s")
+    parser.add_argument("--on", required=True, help="where it was trained: how many cores, of what")
     parser.add_argument("--note", default="", help="what else the card should say")
     args = parser.parse_args()
 

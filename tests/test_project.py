@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import ddetr
+from ddetr.course.exercises import exercise_names
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch"}
@@ -54,9 +55,13 @@ def test_files_are_short_enough_to_read():
 
 
 def test_the_version_stands_in_one_place_and_the_papers_about_it_agree():
-    assert f"version: {ddetr.__version__}\n" in (ROOT / "CITATION.cff").read_text()
-    newest = re.search(r"^## (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[1]
+    newest, date = re.search(r"^## (\S+) \((.+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M).groups()
     assert newest == ddetr.__version__
+    assert f"version: {newest}\ndate-released: {date}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_changelog_counts_the_exercises():
+    assert f" {len(exercise_names())} exercises" in (ROOT / "CHANGELOG.md").read_text()
 
 
 @pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)

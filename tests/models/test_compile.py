@@ -7,7 +7,7 @@ from ddetr import build_model
 from ddetr.models.export import TensorModel
 
 # Few layers and channels: tracing takes a while for each.
-SMALL = {"num_classes": 3, "num_levels": 1, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 9}
+SMALL = {"num_classes": 3, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "num_queries": 9}
 
 
 def batch(h, w):
@@ -28,10 +28,11 @@ def test_compiled_without_graph_breaks(preset):
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace the builtin .scipy:UserWarning")
-def test_a_compiled_model_trains_and_detects(target):
+@pytest.mark.parametrize("preset", ["tiny", "tiny_two_stage"])
+def test_a_compiled_model_trains_and_detects(preset, target):
     """The checks of images and targets, the matcher and the lists between them stay Python."""
     torch._dynamo.reset()
-    model = build_model("tiny", **SMALL)
+    model = build_model(preset, **SMALL)
     compiled = torch.compile(model, backend="aot_eager")
     images, targets = [torch.randn(3, 64, 80), torch.randn(3, 80, 96)], [target, target]
 

@@ -2,16 +2,21 @@
 
 import pytest
 import torch
+from small_models import SMALL, scramble
 
-from ddetr import build_model
-from ddetr.models.export import INPUTS, TensorModel, example_inputs, export_onnx, export_program
+from ddetr import PRESETS, build_model
+from ddetr.models.export import INPUTS, SMALLEST, TensorModel, example_inputs, export_onnx, export_program
 
-# Every mechanism of the presets, with few levels and layers: tracing takes a while for each.
-SMALL = {
-    "num_classes": 3, "num_levels": 3, "embed_dim": 32, "encoder_layers": 1, "decoder_layers": 2, "ffn_dim": 32,
-    "num_queries": 9, "num_heads": 4,
-}  # fmt: skip
-OTHER_SIZES = [(65, 96), (97, 250)]
+OTHER_SIZES = [(SMALLEST, 96), (97, 250)]
+
+
+def quick_model(preset):
+    """With the preset's levels and variant, and little else: tracing takes a while for each layer."""
+    config = PRESETS[preset]
+    own_backbone = {"backbone": config.backbone, "backbone_width": config.backbone_width} if config.dilation else {}
+    model = build_model(preset, **SMALL | own_backbone)
+    scramble(model.state_dict())
+    return model
 
 
 def padded(h, w, batch):
@@ -29,18 +34,19 @@ def assert_equal_outputs(run, model, sizes, batch):
                 torch.testing.assert_close(torch.as_tensor(got), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_a_program_for_any_size_and_batch():
-    model = build_model("tiny", **SMALL)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_program_of_every_preset_for_any_size_and_batch(preset):
+    model = quick_model(preset)
     program = export_program(model)
     assert model.training  # as it was
     model.eval()
-    assert_equal_outputs(program.module(), model, OTHER_SIZES, batch=3)
+    assert_equal_outputs(program.module(), model, OTHER_SIZES, batch=1 if model.config.proposal_nms else 3)
 
 
 def test_a_file_for_onnxruntime(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = build_model("tiny_two_stage", **SMALL).eval()
+    model = quick_model("tiny_two_stage").eval()
     export_onnx(model, tmp_path / "model.onnx")
     session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
 
@@ -52,6 +58,6 @@ def test_a_file_for_onnxruntime(tmp_path):
 
 def test_the_example_has_no_special_size():
     for preset, batch in (("tiny", 2), ("tiny_two_stage", 1)):
-        images, mask = example_inputs(build_model(preset, **SMALL))
+        images, mask = example_inputs(quick_model(preset))
         assert images.shape == (batch, 3, *mask.shape[1:])
         assert mask.any()
