@@ -6,6 +6,7 @@ any machine: shapes are computed with integers, chance comes from generators who
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from collections import Counter
@@ -239,9 +240,21 @@ def _draw_image(job: tuple[Path, int, str, int, list[int]]) -> tuple[dict[str, A
     scene = _scene(chance, ids)
     height, width = scene.image.shape[:2]
     record = {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": height, "width": width}
-    # libjpeg-turbo's "islow" transform is exact in integers, whatever the processor.
-    Image.fromarray(scene.image).save(folder / record["file_name"], quality=92)
+    _write_jpeg(scene.image, folder / record["file_name"])
     return record, [{"image_id": image_id, **annotation} for annotation in scene.annotations]
+
+
+def _write_jpeg(image: np.ndarray, path: Path) -> None:
+    """OSError if it cannot be written; then there is no such file."""
+    # By way of memory: Pillow itself takes a file that the disk had room for only a part of for written.
+    contents = io.BytesIO()
+    # libjpeg-turbo's "islow" transform is exact in integers, whatever the processor.
+    Image.fromarray(image).save(contents, "JPEG", quality=92)
+    try:
+        path.write_bytes(contents.getvalue())
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _scene(chance: Chance, ids: Sequence[int]) -> ToyScene:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_models import small_model
 from toy_data import make_coco
 
+from ddetr.checkpoints import save_official
 from ddetr.cli import main
 from ddetr.data import CocoDetection, coco_layout
 from ddetr.engine.batches import train_loader
@@ -137,21 +139,38 @@ def toy(tmp_path_factory):
     return make_coco(tmp_path_factory.mktemp("processes") / "toy")
 
 
-COMMANDS = {
-    "train": "train --data {toy} --out {out} --epochs 1 --size 64",
-    "predict": "predict {toy}/val2017/000000000200.png --weights tiny --out {out}",
-    "eval": "eval --predictions {found} --data {toy} --out {out}/evaluation.json",
-    "figures": "eval --predictions {found} --data {toy} --figures {out}",
-    "toycoco": "data toycoco --out {out} --train 2 --val 1 --workers 1",
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "official.pth"
+    save_official(small_model(), path)
+    return path
+
+
+TRAIN = "train --data {toy} --out {out} --epochs 1 --size 64"
+TOYCOCO = "data toycoco --out {out} --train 2 --val 1 --workers 1"
+CONVERT = "convert {weights} {out}/weights.%s --to %s --set num_queries=9"
+COMMANDS = {  # how large a file may become, and what is whole before one would have to be larger
+    "train": (TRAIN, 150, set()),
+    "train, weights": (TRAIN, 4000, {"settings.json", "metrics.jsonl"}),
+    "predict": ("predict {toy}/val2017/000000000200.png --weights tiny --out {out}", 150, set()),
+    "eval": ("eval --predictions {found} --data {toy} --out {out}/evaluation.json", 150, set()),
+    "figures": ("eval --predictions {found} --data {toy} --figures {out}", 150, set()),
+    "toycoco": (TOYCOCO, 150, set()),
+    "toycoco, pictures": (TOYCOCO, 8000, {"toycoco.json"}),
+    "convert, official": (CONVERT % ("pth", "official"), 4000, set()),
+    "convert, mmdet": (CONVERT % ("pth", "mmdet"), 4000, set()),
+    "convert, ddetr": (CONVERT % ("safetensors", "ddetr"), 4000, set()),
+    "convert, hf": (CONVERT % ("hf", "hf"), 4000, set()),
 }
 
 
-@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(toy, tmp_path, capsys, command):
+@pytest.mark.parametrize(("command", "limit", "whole"), COMMANDS.values(), ids=COMMANDS)
+def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(toy, weights, tmp_path, capsys, command, limit, whole):
     found, out = tmp_path / "found.json", tmp_path / "out"
     found.write_text('[{"image_id": 200, "category_id": 3, "bbox": [1, 2, 30, 40], "score": 0.5}]')
-    with full_disk(150):
-        status = main(command.format(toy=toy, out=out, found=found).split())
+    with full_disk(limit):
+        status = main(command.format(toy=toy, weights=weights, out=out, found=found).split())
     complaint = capsys.readouterr().err.strip().splitlines()
     assert status == 1
     errors = [line for line in complaint if line.startswith("error: ")]
@@ -159,8 +178,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_half_file(toy, tmp_path, caps
     assert "Traceback" not in "".join(complaint)
     assert "File too large" in errors[0] or "disk" in errors[0], errors
     assert str(out) in errors[0]
-    left = [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".") and path.stat().st_size]
-    assert left == []
+    left = {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
+    assert left.keys() == whole
+    for name, path in left.items():
+        assert path.stat().st_size < limit, name  # a file that the disk cut off has just that size
 
 
 # --- for hours --------------------------------------------------------------------------------------------------------
