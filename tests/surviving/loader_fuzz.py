@@ -2,19 +2,23 @@
 
     python tests/surviving/loader_fuzz.py [--count 2000] [--seed 0]
 
-Every case is drawn from its own seed. It must load as what it says, or be refused with one clear sentence.
+Every case is drawn from its own seed. It must load as what it says, or be refused with one clear sentence. Some are
+left whole, for those must load; they come on top of the count.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import faulthandler
 import io
+import itertools
 import json
 import logging
 import math
 import random
 import struct
+import sys
 import tempfile
 import time
 import zlib
@@ -27,6 +31,9 @@ import numpy as np
 from PIL import Image
 
 from ddetr.data import CocoDetection, DataError, read_image
+
+SECONDS = 120
+"""A case takes milliseconds: one that takes so long hangs."""
 
 # --- annotation files -------------------------------------------------------------------------------------------------
 
@@ -151,14 +158,17 @@ def damage_text(draw: random.Random, contents: bytes) -> bytes:
     ))  # fmt: skip
 
 
-def mutated_annotations(seed: int) -> bytes:
-    """The contents of annotation file number `seed`; every eighth has no fault."""
+def mutated_annotations(seed: int) -> tuple[bytes, bool]:
+    """The contents of annotation file number `seed`, and whether it was changed; every eighth has no fault."""
     draw = random.Random(seed)
     data = good_annotations(draw)
+    good = json.dumps(data)
     for _ in range(0 if seed % 8 == 0 else draw.choice((1, 1, 1, 2, 3))):
         draw.choice(STRUCTURAL)(draw, data)
-    contents = as_text(draw, data)
-    return damage_text(draw, contents) if seed % 8 == 1 else contents
+    whole = contents = as_text(draw, data)
+    if seed % 8 == 1:
+        contents = damage_text(draw, contents)
+    return contents, contents != whole or json.dumps(data) != good
 
 
 def _whole(value: Any) -> bool:
@@ -253,9 +263,12 @@ def refusal(call: Callable[[], Any]) -> str | None:
     return None
 
 
-def check_annotations(seed: int, folder: Path, pictures: Path) -> str:
-    """Open file number `seed` and every image in it; says what became of it. AssertionError if it is a surprise."""
-    contents = mutated_annotations(seed)
+def check_annotations(seed: int, folder: Path, pictures: Path) -> tuple[str, bool]:
+    """Open file number `seed` and every image in it; says what became of it. AssertionError if it is a surprise.
+
+    Returns what became of it, and whether it was mutated at all.
+    """
+    contents, mutated = mutated_annotations(seed)
     file = folder / "annotations.json"
     file.write_bytes(contents)
     data = parsed(contents)
@@ -264,7 +277,7 @@ def check_annotations(seed: int, folder: Path, pictures: Path) -> str:
     if refused:
         assert not is_coco(data), refused
         assert "annotations.json" in refused, refused
-        return "refused"
+        return "refused", mutated
     assert is_coco(data), "it was taken, but is not in COCO's format"
     (dataset,) = opened
     assert [c["id"] for c in dataset.categories] == sorted(c["id"] for c in data["categories"])
@@ -289,7 +302,7 @@ def check_annotations(seed: int, folder: Path, pictures: Path) -> str:
             assert target["labels"].tolist() == [label for label, _ in expected], image
             boxes = [box for _, box in expected]
             assert np.allclose(target["boxes"].numpy().reshape(-1, 4), np.reshape(boxes, (-1, 4)), atol=1e-4), image
-    return "loaded without some pictures" if faults else "loaded"
+    return "loaded without some pictures" if faults else "loaded", mutated
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------
@@ -370,7 +383,8 @@ def cut(draw: random.Random, contents: bytes) -> bytes:
 
 def zero_a_stretch(draw: random.Random, contents: bytes) -> bytes:
     start = draw.randrange(len(contents))
-    return contents[:start] + bytes(min(draw.choice((1, 16, 200)), len(contents) - start)) + contents[start + 200 :]
+    length = min(draw.choice((1, 16, 200)), len(contents) - start)
+    return contents[:start] + bytes(length) + contents[start + length :]
 
 
 def no_picture(draw: random.Random, contents: bytes) -> bytes:
@@ -383,13 +397,14 @@ def no_picture(draw: random.Random, contents: bytes) -> bytes:
 
 
 def mutated_picture(seed: int) -> tuple[str, bytes]:
-    """What was done to picture number `seed`, and its bytes; every fourth is whole."""
+    """What was done to picture number `seed`, and its bytes; every fourth is whole, and what a change left the same."""
     draw = random.Random(seed)
     contents = encoded(draw, *draw.choice(FORMATS))
     if seed % 4 == 0:
         return "whole", contents
     change = draw.choice((flip_bits, flip_bits, edit_header, edit_header, cut, cut, zero_a_stretch, no_picture))
-    return change.__name__, change(draw, contents)
+    damaged = change(draw, contents)
+    return "whole" if damaged == contents else change.__name__, damaged
 
 
 def looks_right(picture: Image.Image) -> bool:
@@ -400,8 +415,8 @@ def looks_right(picture: Image.Image) -> bool:
     return bool(spots[0] < 80 and spots[1] > 170 and 0 <= spots[2] <= 255)
 
 
-def check_picture(seed: int, folder: Path) -> str:
-    """Read picture number `seed`; says what became of it. AssertionError if it is a surprise."""
+def check_picture(seed: int, folder: Path) -> tuple[str, bool]:
+    """Read picture number `seed`; says what became of it, as `check_annotations`."""
     what, contents = mutated_picture(seed)
     file = folder / random.Random(seed).choice(("a.jpg", "a.png", "a", "a.txt"))  # a name proves nothing
     file.write_bytes(contents)
@@ -411,7 +426,7 @@ def check_picture(seed: int, folder: Path) -> str:
     if refused:
         assert str(file) in refused, refused
         assert what != "whole", refused
-        return "refused"
+        return "refused", True
     (picture,) = read
     assert picture.mode == "RGB"
     picture.load()
@@ -420,18 +435,28 @@ def check_picture(seed: int, folder: Path) -> str:
     if what == "cut":  # then nothing of the picture may be lost
         assert looks_right(picture), "a part of it is missing"
     assert what != "no_picture", "it is none"
-    return "loaded"
+    return "loaded", what != "whole"
 
 
-def run(count: int, seed: int, check: Callable[[int], str]) -> Counter[str]:
-    """How the cases ended. AssertionError, with the number of the case, for one that ended otherwise."""
+def run(count: int, seed: int, check: Callable[[int], tuple[str, bool]]) -> Counter[str]:
+    """How the cases ended, and how many were "mutated", which is `count`.
+
+    AssertionError, with the number of the case, for one that ended otherwise. One that hangs ends the process, even out
+    of a decoder's C code, and says where it hung; its file is left in the folder.
+    """
     ends: Counter[str] = Counter()
-    for number in range(seed, seed + count):
+    for number in itertools.count(seed):
+        if ends["mutated"] == count:
+            return ends
+        faulthandler.dump_traceback_later(SECONDS, exit=True, file=sys.__stderr__)
         try:
-            ends[check(number)] += 1
+            end, mutated = check(number)
         except Exception as error:
             raise AssertionError(f"case {number}: {type(error).__name__}: {error}") from error
-    return ends
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        ends[end] += 1
+        ends["mutated"] += mutated
 
 
 def fuzz_annotations(count: int, seed: int, folder: Path) -> Counter[str]:
@@ -445,7 +470,7 @@ def fuzz_pictures(count: int, seed: int, folder: Path) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--count", type=int, default=2000, help="cases of each kind; default: %(default)s")
+    parser.add_argument("--count", type=int, default=2000, help="mutated files of each kind; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="the first; default: %(default)s")
     args = parser.parse_args()
     logging.getLogger("ddetr").setLevel(logging.ERROR)
