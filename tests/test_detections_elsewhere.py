@@ -20,8 +20,8 @@ def found():
 
 def test_pandas(found):
     pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(found["boxes"].numpy(), columns=["x1", "y1", "x2", "y2"]).assign(
-        score=found["scores"].numpy(), label=found["labels"].numpy()
+    frame = pandas.DataFrame(found["boxes"].cpu().numpy(), columns=["x1", "y1", "x2", "y2"]).assign(
+        score=found["scores"].cpu().numpy(), label=found["labels"].cpu().numpy()
     )
     assert frame[["x1", "y1", "x2", "y2"]].to_numpy() == pytest.approx(found["boxes"].numpy())
     assert frame["score"].tolist() == found["scores"].tolist()
