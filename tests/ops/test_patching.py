@@ -46,24 +46,28 @@ def call_transformers(module, query, reference_points, tokens, padding):
     return out
 
 
-def transformers_now():
+def transformers_now(family, name):
     """Their attention module today, whose `attn` is the operator."""
-    hf = pytest.importorskip("transformers.models.deformable_detr.modeling_deformable_detr")
-    config = pytest.importorskip("transformers").DeformableDetrConfig(d_model=C, num_feature_levels=L)
-    return hf.DeformableDetrMultiscaleDeformableAttention(config, num_heads=M, n_points=P)
+    hf = pytest.importorskip(f"transformers.models.{family}.modeling_{family}")
+    config = getattr(pytest.importorskip("transformers"), f"{name}Config")(d_model=C, num_feature_levels=L)
+    return getattr(hf, f"{name}MultiscaleDeformableAttention")(config, num_heads=M, n_points=P)
 
 
-def mask2former():
-    """A module of theirs that still calls a function, with True where padding."""
-    hf = pytest.importorskip("transformers.models.mask2former.modeling_mask2former")
-    return hf.Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention(C, M, L, P)
+def pixel_decoder(family, name):
+    """Modules of theirs that still call a function, with True where padding."""
+    hf = pytest.importorskip(f"transformers.models.{family}.modeling_{family}")
+    return getattr(hf, f"{name}PixelDecoderEncoderMultiscaleDeformableAttention")(C, M, L, P)
 
 
-def call_mask2former(module, query, reference_points, tokens, padding):
+def call_mask2former(module, query, reference_points, tokens, padding, **sizes):
     return module(
         query, attention_mask=padding, encoder_hidden_states=tokens, reference_points=reference_points,
-        spatial_shapes_list=SIZES, level_start_index=STARTS,
+        spatial_shapes_list=SIZES, level_start_index=STARTS, **sizes,
     )[0]  # fmt: skip
+
+
+def call_oneformer(module, *inputs):
+    return call_mask2former(module, *inputs, spatial_shapes=torch.tensor(SIZES))
 
 
 KINDS = {
@@ -75,8 +79,11 @@ KINDS = {
         call_mmcv,
     ),
     "older transformers": (lambda: others.OlderTransformers(C, L, M, P), call_transformers),
-    "transformers": (transformers_now, call_transformers),
-    "Mask2Former": (mask2former, call_mask2former),
+    "transformers": (lambda: transformers_now("deformable_detr", "DeformableDetr"), call_transformers),
+    "Grounding DINO": (lambda: transformers_now("grounding_dino", "GroundingDino"), call_transformers),
+    "RT-DETR": (lambda: transformers_now("rt_detr", "RTDetr"), call_transformers),
+    "Mask2Former": (lambda: pixel_decoder("mask2former", "Mask2Former"), call_mask2former),
+    "OneFormer": (lambda: pixel_decoder("oneformer", "OneFormer"), call_oneformer),
 }
 
 
