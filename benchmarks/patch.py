@@ -80,9 +80,10 @@ def main() -> None:
     model = hugging_face_model(91)
     made = [row for name in options.sizes for row in rows(name, model, options.rounds)]
     head = ["one image", "as it is", "patched", "ratio", "CPU time", "patched", "ratio"]
+    load = f"{os.getloadavg()[1]:.1f}" if hasattr(os, "getloadavg") else "unknown"  # Windows has none
     text = (
         f"# Hugging Face's Deformable DETR, patched\n\n{machine()}. Operator: {ops.choose_backend()}. Load average "
-        f"of the last five minutes, on {os.cpu_count()} cores: {os.getloadavg()[1]:.1f}.\n\n"
+        f"of the last five minutes, on {os.cpu_count()} cores: {load}.\n\n"
         f"Made by `python benchmarks/patch.py`, medians of {options.rounds} runs.\n\n{table(head, made)}"
     )
     print(text)
