@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from PIL import Image
+from torchvision.ops import box_iou
 from toy_data import make_coco
 
 from ddetr import build_model, load_pretrained
@@ -135,16 +136,22 @@ def test_two_hundred_steps_in_half_precision_stay_near_float64():
 
 @pytest.mark.parametrize("weights", ["tiny", "tiny_two_stage"])
 def test_an_image_alone_and_in_a_padded_batch(weights):
-    """What is sure is found at the same place; convolutions at the border of the padding are all that differs."""
+    """What is sure is found again, at the same place; convolutions and norms, which see the padding, move it a little.
+
+    The transformer does not see it: `test_transformer_does_not_see_the_padding`.
+    """
     model = load_pretrained(weights)
-    image = scene(3)
-    with torch.no_grad():
-        alone = model([image])[0]
-        padded = model([torch.zeros(3, 200, 280), image, torch.zeros(3, 30, 200)])[1]
-    sure = sure_ones(alone)
-    assert sure
-    assert padded["labels"][:sure].equal(alone["labels"][:sure])
-    assert (padded["boxes"][:sure] - alone["boxes"][:sure]).abs().max() < 10
+    overlaps = []
+    for image in map(scene, range(4)):
+        with torch.no_grad():
+            alone = model([image])[0]
+            padded = model([torch.zeros(3, 300, 280), image, torch.zeros(3, 30, 200)])[1]
+        sure = sure_ones(alone)
+        same_label = alone["labels"][:sure, None] == padded["labels"]
+        overlaps += (box_iou(alone["boxes"][:sure], padded["boxes"]) * same_label).amax(1).tolist()
+    assert len(overlaps) > 4
+    # 0.81 and 0.84 with the shipped weights; 0.15 and 0.23 where the valid ratios are taken for 1.
+    assert sum(overlaps) / len(overlaps) > 0.45
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
