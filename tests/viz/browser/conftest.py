@@ -17,9 +17,11 @@ NOT_ERRORS = ("log", "debug", "info", "warning", "startGroup", "endGroup", "time
 def chromium():
     sync_api = pytest.importorskip("playwright.sync_api", reason=HOW)
     with sync_api.sync_playwright() as playwright:
-        path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-        if path is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip(HOW)
+        path = None  # Playwright's own first, which it is made for
+        if not Path(playwright.chromium.executable_path).exists():
+            path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+            if path is None:
+                pytest.skip(HOW)
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
