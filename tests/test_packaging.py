@@ -77,6 +77,8 @@ def test_the_wheel_is_pure_and_holds_all_that_the_package_reads(built):
         for file in (ROOT / source).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts and file.name[0] != ".":
                 wanted[f"{target}/{file.relative_to(ROOT / source).as_posix()}"] = file.stat().st_size
+    settings = f"ddetr-{ddetr.__version__}.data/data/share/jupyter/lab/settings/overrides.d/ddetr.json"
+    wanted[settings] = wanted["ddetr/viz/jupyterlab_settings.json"]
     assert {Path(name).suffix for name in wanted} >= {".py", ".js", ".css", ".json", ".cpp", ".cu", ".safetensors"}
     assert contents(built[1]) == wanted
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -40,13 +41,18 @@ def started(folder):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     token = secrets.token_hex(16)
-    own = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")}
+    kept = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
+    own = {name: str(folder / name.lower()) for name in kept}
     path = os.path.dirname(sys.executable) + os.pathsep + os.environ["PATH"]
     environment = {**os.environ, **own, "PYTHONPATH": str(HERE), "PATH": path}
     # Or it asks, in front of everything, whether to fetch news.
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
+    # Which the package brings to the environment that it is installed in.
+    defaults = folder / "defaults" / "overrides.d"
+    defaults.mkdir(parents=True)
+    shutil.copy(HERE / "ddetr" / "viz" / "jupyterlab_settings.json", defaults)
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             [
@@ -54,6 +60,7 @@ def started(folder):
                 f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}", "--ServerApp.ip=127.0.0.1",
                 "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
                 f"--LabApp.workspaces_dir={folder / 'workspaces'}", f"--LabApp.user_settings_dir={folder / 'settings'}",
+                f"--LabApp.app_settings_dir={folder / 'defaults'}",
             ],
             env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=folder,
         )  # fmt: skip
@@ -111,6 +118,12 @@ def run_all(page, lab, name):
     page.get_by_text("| Idle").wait_for(timeout=90_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def save(page, lab, name):
+    """Save a notebook, and wait until it lies there with what its widgets hold."""
+    page.keyboard.press("Control+s")
+    eventually(lambda: "widgets" in json.loads((lab.folder / name).read_text())["metadata"], True)
 
 
 def choose_theme(page, name):

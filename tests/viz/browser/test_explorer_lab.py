@@ -1,11 +1,12 @@
 """The explorer in a real JupyterLab: run a notebook, drive the widget, and read its traits back in the kernel."""
 
 import json
+import re
 
 import pytest
 from conftest import Watch
 from driver import Driver, assert_same_points
-from lab import ask, assert_no_error_output, choose_theme, eventually, run_all
+from lab import ask, assert_no_error_output, choose_theme, eventually, run_all, save
 from PIL import Image
 
 pytest.importorskip("anywidget")
@@ -36,11 +37,13 @@ FROM_PYTHON = """explorer.part = "decoder"
 explorer.layer = 2
 explorer.heads = [1, 6]
 explorer.heaviest = 7"""
+SANDBOX = """from ddetr.viz import sandboxes
+sandboxes.padding_sandbox([(512, 320), (256, 640)])"""
 
 
 @pytest.fixture(scope="module")
 def lab(start_lab):
-    return start_lab("page.ipynb", [*CELLS, ""])
+    return start_lab("page.ipynb", [*CELLS, "", SANDBOX])
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +56,8 @@ def view():
 def page(chromium, screenshot):
     """A window, whose last sight is kept."""
     context = chromium.new_context(viewport={"width": 1500, "height": 1000})
-    page = context.new_page()
-    yield page
-    screenshot(page, "explorer_lab_end")
+    yield context.new_page()
+    screenshot(context.pages[-1], "explorer_lab_end")
     context.close()
 
 
@@ -106,6 +108,7 @@ def test_in_jupyterlab(page, lab, view, screenshot):
     screenshot(page, "explorer_lab_dark")
 
     assert_no_error_output(page)
+    save(page, lab, "page.ipynb")
 
     # The kernel goes; the view stays alive.
     (session,) = ask(lab, "/api/sessions")
@@ -120,3 +123,19 @@ def test_in_jupyterlab(page, lab, view, screenshot):
     driver.root.get_by_role("spinbutton").fill("")
     assert_same_points(driver.table(), points_of(view, "encoder", 1, row, levels=[0, 1, 2]))
     assert not [text for text in watch.errors if "ddetr" in text]
+
+    page.close()
+    assert_reopened_it_shows_the_stills(page.context.new_page(), lab)
+
+
+def assert_reopened_it_shows_the_stills(page, lab):
+    """Of the file that was saved, where no kernel knows its widgets; none is run again."""
+    assert ask(lab, "/api/kernels") == []
+    watch = Watch(page)
+    page.goto(f"{lab.address}/lab/tree/page.ipynb?token={lab.token}", timeout=90_000)
+    for words in ("Sampling points", "Padding on each level"):
+        still = page.get_by_role("img", name=re.compile(words))
+        still.wait_for(timeout=90_000)
+        assert still.evaluate("image => image.naturalWidth") > 500
+    assert page.locator(".ddetr-explorer canvas:visible").count() == 0
+    assert watch.errors == []
