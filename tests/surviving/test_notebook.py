@@ -1,11 +1,14 @@
 """A reader at work on a real kernel: Ctrl-C in the middle of training, restart, Run All."""
 
+import re
 import sys
 import time
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 from toy_data import make_coco
+
+from ddetr.course import pages
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -101,10 +104,20 @@ def test_ctrl_c_in_the_middle_of_training_and_on(kernel):
 def test_restart_in_the_middle_and_run_all(kernel):
     """What an earlier run left in the folder does not matter: the same cells print the same."""
     kernel.restart()
-    pages = [[kernel.run(cell) for cell in (SET_UP, "work(2)", DIGEST)]]
-    assert pages[0][:2] == ["", "whole saved 4\n"]
+    said = [[kernel.run(cell) for cell in (SET_UP, "work(2)", DIGEST)]]
+    assert said[0][:2] == ["", "whole saved 4\n"]
     kernel.start(FOREVER)
     kernel.wait_for_steps(6)
     kernel.restart()
-    pages.append([kernel.run(cell) for cell in (SET_UP, "work(2)", DIGEST)])
-    assert pages[1] == pages[0]
+    said.append([kernel.run(cell) for cell in (SET_UP, "work(2)", DIGEST)])
+    assert said[1] == said[0]
+
+
+def test_restart_and_run_all_of_a_page_and_again(kernel):
+    """A second Run All, without a restart, finds what the first has left in the kernel, and says the same."""
+    cells = [cell.source for cell in pages.read_page("02_neck").cells if cell.cell_type == "code"]
+    kernel.restart()
+    first, second = ([kernel.run(cell) for cell in cells] for _ in range(2))
+    assert "not attempted yet" in "".join(first)
+    assert not [text for text in first if re.search(r"^\w+Error: ", text, re.MULTILINE)]
+    assert second == first
