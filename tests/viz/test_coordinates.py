@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.models.multi_scale import get_valid_ratio, level_mask
 from ddetr.ops import bilinear_sample
@@ -14,10 +14,6 @@ from ddetr.viz.coordinates import LadderState, climb, draw, places_on_image, que
 
 STATE = LadderState(place=(190, 30), image_size=(160, 212), padded_size=(237, 212), level=2)
 PLACES = [(190, 30), (1, 2), (211.5, 159), (106, 80), (-20, 300)]
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def read(ladder, feature):  # (h, w) -> the value that the four corners give

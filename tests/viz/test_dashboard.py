@@ -9,9 +9,9 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from drawn_text import texts
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from PIL import Image
 
 from ddetr import build_model
@@ -62,10 +62,6 @@ def shown():
 def small(tiny_two_stage):
     tiny_two_stage.categories = [{"id": n, "name": str(n)} for n in range(3)]
     return tiny_two_stage
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def test_curves_and_the_image_at_first_middle_and_last():

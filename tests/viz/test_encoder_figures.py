@@ -4,7 +4,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.engine.errors import ErrorBreakdown, Outcome
 from ddetr.viz.ablation import ablation_bars
@@ -21,10 +21,6 @@ from ddetr.viz.encoder import (
 
 SIZES = [(4, 6), (2, 3)]
 IMAGE = torch.zeros(3, 32, 48)
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def images_of(figure):

@@ -5,17 +5,13 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.engine import ErrorBreakdown, GroupScore, Outcome, PrecisionRecall
 from ddetr.viz.evaluation import error_bars, precision_recall_curves, score_bars
 from ddetr.viz.figures import LINE_STYLES, plain_text
 
 ODD_NAMES = ["$x_$", "<img src=x onerror=alert(1)>", "_hidden", "$", r"\$\frac{1$", "a\nb\x1b[31m"]
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text) if text.get_text()}
 
 
 def curves(names, value=0.5):

@@ -4,8 +4,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from drawn_text import texts
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from ddetr import DeformableDETRConfig
 from ddetr.losses import Criterion, Target
@@ -20,10 +20,6 @@ STATE = MatchingState(
     target_labels=[0],
     classes=["cat", "$x_1$"],
 )
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def framed(axes):

@@ -6,8 +6,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from drawn_text import texts
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from ddetr.ops import ms_deform_attn
 from ddetr.viz.conventions import ConventionState, border, draw, read_at
@@ -20,8 +20,8 @@ LOCATIONS = [[[0.5, 0.5], [0.02, 0.5]], [[0.4, 0.9], [3.0, 0.1]]]
 STATE = ThreadState(SIZES, LOCATIONS, [[0.1, 0.2], [0.3, 0.4]], query=7, head=2, channels=(8, 12))
 
 
-def texts(figure):
-    return "\n".join(text.get_text() for text in figure.findobj(Text))
+def words_of(figure):
+    return "\n".join(texts(figure))
 
 
 def outlined(axes):
@@ -45,23 +45,23 @@ def test_a_thread_steps_through_its_points():
     figure = draw_thread(STATE)
     assert outlined(figure.axes[0]) == [(1, 2), (1, 3), (2, 2), (2, 3)]
     assert outlined(figure.axes[1]) == []
-    assert "value[b,    8, 2, 8:12]   0.25 * 0.100 = 0.0250" in texts(figure)
-    assert "at the end it writes  out[b, 7, 2, 8:12]" in texts(figure)
+    assert "value[b,    8, 2, 8:12]   0.25 * 0.100 = 0.0250" in words_of(figure)
+    assert "at the end it writes  out[b, 7, 2, 8:12]" in words_of(figure)
     assert "tokens 8, 9, 14, 15" in figure.alt
     figure = draw_thread(STATE._replace(point=2))
     assert outlined(figure.axes[0]) == []
     assert len(outlined(figure.axes[1])) == 2  # the lower two corners lie below the map
-    assert "outside: zero, nothing to read" in texts(figure)
+    assert "outside: zero, nothing to read" in words_of(figure)
     drawn = [len(axes.lines) for axes in figure.axes[:2]]
     assert drawn == [4 + 1 + 6 + 1 + 2, 2 + 1 + 3 + 1 + 1]  # the grid, and a circle for each point so far
-    assert "now it writes" in texts(draw_thread(STATE._replace(point=3)))
+    assert "now it writes" in words_of(draw_thread(STATE._replace(point=3)))
 
 
 def test_backward_writes_what_forward_reads():
     figure = draw_thread(STATE._replace(direction="backward"))
     assert outlined(figure.axes[0]) == [(1, 2), (1, 3), (2, 2), (2, 3)]
-    assert "grad_value[b,   15, 2, 8:12]   0.25 * 0.100 = 0.0250" in texts(figure)
-    assert "grad_locations[b, 7, 2, 0, 0]" in texts(figure)
+    assert "grad_value[b,   15, 2, 8:12]   0.25 * 0.100 = 0.0250" in words_of(figure)
+    assert "grad_locations[b, 7, 2, 0, 0]" in words_of(figure)
     assert "adds to each one's gradient" in figure.alt
 
 
@@ -96,7 +96,7 @@ def test_the_scatter_shows_where_threads_meet():
     assert sorted(counts) == ["1", "1", "1", "2", "2", "2"]
     assert "2 meet with 2 additions: queries 3, 8" in figure.alt
     assert "token 25" in figure.alt
-    words = texts(figure)
+    words = words_of(figure)
     assert "+= 0.1000 * 0.35 * grad_out[b, 3, 2, d]" in words
     assert "+= 0.4000 * 0.35 * grad_out[b, 8, 2, d]" in words
     assert "grad_value\n[b, 25, 2, d]" in words
@@ -144,7 +144,7 @@ def test_the_conventions_are_grid_samples(cells, align_corners):
 
 def test_the_two_rulers():
     figure = draw(ConventionState(4, 0.2))
-    assert "read at 0.800 and at 1.100" in texts(figure)
+    assert "read at 0.800 and at 1.100" in words_of(figure)
     assert "level 3 32 pixels" in figure.alt
     with pytest.raises(ValueError, match="at least one cell"):
         draw(ConventionState(0, 0.5))

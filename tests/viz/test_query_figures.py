@@ -4,13 +4,9 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.viz.queries import QueriesState, draw_queries, draw_reference_points
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from drawn_text import texts
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from ddetr.models.two_stage import token_proposals
 from ddetr.viz.refinement import RefinementState, box_panels, draw, offset_curves, overlaps, proposals
@@ -14,10 +14,6 @@ IMAGE = torch.zeros(3, 40, 80)
 TRUTH = torch.tensor([[0.5, 0.5, 0.4, 0.4], [0.2, 0.3, 0.1, 0.2]])
 SHIFTED = TRUTH + torch.tensor([0.2, 0.0, 0.0, 0.0])
 STATE = RefinementState(IMAGE, [("first", SHIFTED), ("last", TRUTH)], TRUTH, ["cat", "$x_1$"])
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def rectangles(axes):

@@ -4,18 +4,14 @@ import torch
 
 pytest.importorskip("matplotlib")
 
+from drawn_text import texts
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 from test_sampling_view import foreign
 
 from ddetr.viz.figures import LEVEL_COLOURS
 from ddetr.viz.sampling import REFERENCE_COLOUR, Attention, points_of, sampling_points
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def dots(figure):

@@ -7,8 +7,8 @@ from toy_data import CATEGORIES, annotation, make_coco
 
 pytest.importorskip("matplotlib")
 
+from drawn_text import texts
 from matplotlib.patches import Rectangle
-from matplotlib.text import Text
 
 from ddetr.data import CocoDetection, DataError, Resolution, coco_layout, eval_transform, train_transform
 from ddetr.engine import error_breakdown
@@ -100,7 +100,7 @@ def test_close_ups_show_what_the_case_is_held_against(toy):
 def test_roles_differ_in_line_and_each_has_an_entry_in_the_legend(toy):
     assert len({str(line) for _, line, _ in ROLES.values()}) == len(ROLES)
     figure = draw_scenes(image_scenes(toy, breakdown_of(toy, 200), toy.image_ids))
-    shown = {text.get_text() for text in figure.findobj(Text)}
+    shown = texts(figure)
     assert {"truth", "detection, correct", "truth, not found", "detection, wrong", "x (pixels)"} <= shown
     boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, Rectangle)]
     assert len({str(box._dash_pattern) for box in boxes}) == 3
@@ -113,8 +113,7 @@ def test_an_empty_place_of_the_grid_stays_empty(toy):
 
 
 def test_a_figure_of_nothing():
-    shown = {text.get_text() for text in draw_scenes([]).findobj(Text)}
-    assert "nothing to show" in shown
+    assert "nothing to show" in texts(draw_scenes([]))
 
 
 def test_pictures_that_cannot_be_read(toy):

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.viz.timelapse import TimelapseState, player, spread_of, stills
 
@@ -29,10 +29,6 @@ def frames():
 @pytest.fixture
 def state(frames):
     return TimelapseState.from_frames(frames, PICTURE, follow=1)
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def test_the_state_takes_one_object_and_the_last_layer(frames, state):

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.data import DataError
 from ddetr.viz.training import _running_mean, read_metrics, training_curves
@@ -21,10 +21,6 @@ def eval_line(step, ap):
 
 
 RUN = [*(train_line(step) for step in range(1, 40)), eval_line(20, 0.2), eval_line(39, 0.4)]
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def drawn(axes):
