@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..ops import ms_deform_attn, sampling_locations, softmax_weights
 from .dashboard import backdrop, scatter_points
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, Figure, label_axes, level_colour
 
 
 class AttentionState(NamedTuple):
@@ -90,9 +90,9 @@ def _checked(state: AttentionState) -> tuple[Tensor, Tensor]:
         )
     M, L, _ = logits.shape
     cells = sum(h * w for h, w in state.level_sizes)
-    if not len(state.level_sizes) == len(state.reference) == L <= len(LEVEL_COLOURS):
+    if not len(state.level_sizes) == len(state.reference) == L:
         raise ValueError(
-            f"1 to {len(LEVEL_COLOURS)} levels, as many of each; got {len(state.level_sizes)} level_sizes, "
+            f"level_sizes, reference and logits must be of the same levels; got {len(state.level_sizes)} level_sizes, "
             f"{len(state.reference)} reference points, logits of {L} levels"
         )
     if state.value.shape[:2] != (cells, M):
@@ -105,7 +105,7 @@ def _checked(state: AttentionState) -> tuple[Tensor, Tensor]:
 
 
 def _colours(L: int, P: int) -> list[str]:
-    return [LEVEL_COLOURS[level] for level in range(L) for _ in range(P)]
+    return [level_colour(level) for level in range(L) for _ in range(P)]
 
 
 def _draw_points(axes: Axes, state: AttentionState, reading: Reading) -> None:

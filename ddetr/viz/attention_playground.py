@@ -12,7 +12,7 @@ from ipywidgets import Dropdown, FloatSlider
 
 from ..ops import sampling_locations
 from .attention import AttentionState, draw, read
-from .figures import LEVEL_COLOURS
+from .figures import level_colour
 from .handles import Handles
 from .sandbox import Sandbox
 from .sandboxes import as_png, is_rounded
@@ -62,7 +62,7 @@ class QueryPanel(ipywidgets.HBox):
         # Points end at the image's border; one that lies beyond is itself until it is moved.
         self._shown = places.clamp(min=torch.zeros(2), max=self._size).tolist()
         self.handles.labels = [f"point {n}" for n in range(len(places))]
-        self.handles.colours = [LEVEL_COLOURS[level]] * len(places)
+        self.handles.colours = [level_colour(level)] * len(places)
         self.handles.points = self._shown
         for slider, logit in zip(self.sliders, self.logits[head][level], strict=True):
             slider.value = logit

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, level_colour
+from .padding import STRIDES
 
-STRIDES = (8, 16, 32, 64)
 EDGES, CENTRES = "#0072B2", "#D55E00"
 
 
@@ -48,7 +48,7 @@ def draw(state: ConventionState) -> Figure:
     label_axes(left, "x (cells)", "")
     along = np.linspace(0, 1, 51)
     for level, stride in enumerate(STRIDES):
-        right.plot(along, (0.5 - along) * stride, color=LEVEL_COLOURS[level], label=f"level {level}, stride {stride}")
+        right.plot(along, (0.5 - along) * stride, color=level_colour(level), label=f"level {level}, stride {stride}")
     right.axhline(0, color="#888888", linewidth=0.6)
     right.legend(fontsize=7, frameon=False)
     right.set_title("how far align_corners=True is off", fontsize=9)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..models.multi_scale import get_valid_ratio, level_mask
 from .corners import Corner, corners
-from .figures import INK, LEVEL_COLOURS, Figure, frame, halo, label_axes, pixels_of, whole_ticks
+from .figures import INK, Figure, frame, halo, label_axes, level_colour, pixels_of, whole_ticks
 from .padding import STRIDES
 
 Pair = tuple[float, float]
@@ -147,8 +147,8 @@ def places_on_image(
     for level, points in places.items():
         x, y = points.detach().cpu().numpy().T
         axes.scatter(
-            x, y, s=(5, 22, 55, 120)[level], marker=MARKERS[level], facecolor="none" if level else LEVEL_COLOURS[0],
-            edgecolor=LEVEL_COLOURS[level], linewidth=0.6 if level == 0 else 1.6, label=f"level {level}: {len(points)}",
+            x, y, s=(5, 22, 55, 120)[level], marker=MARKERS[level], facecolor="none" if level else level_colour(level),
+            edgecolor=level_colour(level), linewidth=0.6 if level == 0 else 1.6, label=f"level {level}: {len(points)}",
             path_effects=_HALO if level else None,
         )  # fmt: skip
     figure.legend(fontsize=8, loc="outside right upper", frameon=False)
@@ -258,7 +258,7 @@ def _draw_level(axes: Axes, state: LadderState, ladder: Ladder) -> None:
     for corner in ladder.corners:
         axes.add_patch(
             Rectangle(
-                (corner.column, corner.row), 1, 1, facecolor=LEVEL_COLOURS[state.level], edgecolor=INK, clip_on=False,
+                (corner.column, corner.row), 1, 1, facecolor=level_colour(state.level), edgecolor=INK, clip_on=False,
                 alpha=0.25 + 0.6 * corner.weight, linewidth=0.8, linestyle="solid" if corner.inside else "dotted",
             )
         )  # fmt: skip
@@ -276,7 +276,7 @@ def _draw_corners(axes: Axes, state: LadderState, ladder: Ladder) -> None:
     for corner in ladder.corners:
         axes.add_patch(
             Rectangle(
-                (corner.column, corner.row), 1, 1, facecolor=LEVEL_COLOURS[state.level], edgecolor=INK,
+                (corner.column, corner.row), 1, 1, facecolor=level_colour(state.level), edgecolor=INK,
                 alpha=0.15 + 0.5 * corner.weight, hatch="" if corner.inside else "///",
             )
         )  # fmt: skip

@@ -31,7 +31,7 @@ from ..engine.run import TrainState
 from ..losses import HungarianMatcher, Target
 from ..losses.boxes import xyxy_to_cxcywh
 from ..models import DeformableDETR
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, pixels_of, plain_text
+from .figures import INK, LEVEL_COLOURS, Figure, label_axes, level_colour, pixels_of, plain_text
 from .kernel_messages import handle_widget_messages
 from .run_buttons import STOPPED, RunButtons
 from .sandbox import DRAWING, Sandbox
@@ -340,8 +340,8 @@ def scatter_points(axes: Axes, points: np.ndarray, weights: np.ndarray, area: fl
     levels = np.broadcast_to(np.arange(L)[None, :, None], (M, L, P)).ravel()[heavy_first]
     x, y = points.reshape(-1, 2)[heavy_first].T
     axes.scatter(
-        x, y, s=1.0 + area * weights.ravel()[heavy_first], c=[LEVEL_COLOURS[n % len(LEVEL_COLOURS)] for n in levels],
-        edgecolors="white", linewidths=0.3, zorder=3,
+        x, y, s=1.0 + area * weights.ravel()[heavy_first], c=[level_colour(n) for n in levels], edgecolors="white",
+        linewidths=0.3, zorder=3,
     )  # fmt: skip
 
 
@@ -392,12 +392,13 @@ def _legend(figure: Figure, levels: int) -> None:
         Line2D([], [], color=INK, linestyle="dashed", label="truth"),
         Line2D([], [], color=FOUND, label="the model's best"),
     ]
-    colours = [LEVEL_COLOURS[level % len(LEVEL_COLOURS)] for level in range(levels)]
-    marks += [
-        Line2D([], [], color=colour, marker="o", linestyle="", label=f"level {level}")
-        for level, colour in enumerate(colours)
-    ]
+    marks += level_marks(levels)
     figure.legend(handles=marks, loc="lower center", ncols=len(marks), fontsize=8, frameon=False)
+
+
+def level_marks(levels: int) -> list[Line2D]:
+    """A legend's entries for the points of each level."""
+    return [Line2D([], [], color=level_colour(n), marker="o", linestyle="", label=f"level {n}") for n in range(levels)]
 
 
 def _first_middle_latest(looks: Sequence[Look]) -> list[Look]:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from .features import ON_PHOTO, map_colours, picture, width_holding
-from .figures import LEVEL_COLOURS, Figure, frame, label_axes
+from .figures import Figure, frame, label_axes, level_colour
 
 Maps = Callable[[Tensor], Sequence[Tensor]]
 """images (1, 3, H, W) -> L maps (1, C, h, w): a backbone, or a backbone and a neck."""
@@ -74,7 +74,7 @@ def draw(state: FeatureState) -> Figure:
     panels = figure.subplots(1, 2 if state.weight is None else 3)
 
     picture(panels[0], state.image)
-    panels[0].plot(*state.place, "+", color=LEVEL_COLOURS[state.level], markersize=14, mew=3, path_effects=ON_PHOTO)
+    panels[0].plot(*state.place, "+", color=level_colour(state.level), markersize=14, mew=3, path_effects=ON_PHOTO)
     panels[0].set_title("drag the point", fontsize=9)
     shown = _map(panels[1], feature, state.channel)
     panels[1].add_patch(Rectangle((column, row), 1, 1, fill=False, edgecolor="white", linewidth=2.5))
@@ -108,7 +108,7 @@ def _seen(axes: Axes, state: FeatureState) -> str:
     side = width_holding(state.weight, state.place)
     x, y = state.place
     square = Rectangle((x - side / 2, y - side / 2), side, side, fill=False, linestyle="dashed", linewidth=2)
-    square.set(edgecolor=LEVEL_COLOURS[state.level], path_effects=ON_PHOTO)
+    square.set(edgecolor=level_colour(state.level), path_effects=ON_PHOTO)
     axes.add_patch(square)
     axes.set(xlim=(0, W), ylim=(H, 0))
     axes.set_title(f"what moves this cell:\n90% within {side} pixels", fontsize=9)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from .figures import LEVEL_COLOURS, Figure, frame, halo, label_axes, pixels_of
+from .figures import Figure, frame, halo, label_axes, level_colour, pixels_of
 
 ON_PHOTO = halo(3.5)
 
@@ -73,7 +73,7 @@ def receptive_fields(
         for side, line in ((width, "solid"), (inner, "dashed")):
             axes.add_patch(
                 Rectangle(
-                    (x - side / 2, y - side / 2), side, side, fill=False, edgecolor=LEVEL_COLOURS[level],
+                    (x - side / 2, y - side / 2), side, side, fill=False, edgecolor=level_colour(level),
                     linestyle=line, linewidth=2, path_effects=ON_PHOTO,
                 )
             )  # fmt: skip

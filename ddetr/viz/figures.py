@@ -97,10 +97,15 @@ def whole_ticks(axes: Axes) -> None:
         axis.set_major_locator(MaxNLocator(5, integer=True))
 
 
+def level_colour(level: int) -> str:
+    """One of `LEVEL_COLOURS`; they come round again where there are more levels."""
+    return LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+
+
 def frame(axes: Axes, level: int, width: float = 3) -> None:
     """A border in the level's colour."""
     for spine in axes.spines.values():
-        spine.set(color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], linewidth=width)
+        spine.set(color=level_colour(level), linewidth=width)
 
 
 def halo(width: float, colour: str = "white") -> list[withStroke]:
@@ -163,9 +168,7 @@ def token_counts(level_sizes: Sequence[tuple[int, int]]) -> Figure:
     axes = figure.subplots()
     start = 0
     for level, (h, w) in enumerate(level_sizes):
-        axes.barh(
-            0, h * w, left=start, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level}: {h} x {w}"
-        )
+        axes.barh(0, h * w, left=start, color=level_colour(level), label=f"level {level}: {h} x {w}")
         start += h * w
     axes.set(xlim=(0, start), yticks=[])
     axes.set_xlabel("token index (0 to S)", fontsize=8)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ops.validate import level_starts
 from .corners import corners
-from .figures import INK, LEVEL_COLOURS, Figure, frame, label_axes, whole_ticks
+from .figures import INK, LEVEL_COLOURS, Figure, frame, label_axes, level_colour, whole_ticks
 
 FORWARD, BACKWARD = "forward", "backward"
 READ, WRITE = INK, "#D55E00"
@@ -133,7 +133,7 @@ def scatter(
     left.set_title(f"level {level}: how many of {len(locations)} threads add to each cell", fontsize=9)
     for (row, column), count in threads.items():
         shade = 0.12 + 0.6 * count / max(threads.values())
-        left.add_patch(Rectangle((column, row), 1, 1, facecolor=LEVEL_COLOURS[level % 4], alpha=shade))
+        left.add_patch(Rectangle((column, row), 1, 1, facecolor=level_colour(level), alpha=shade))
         left.text(column + 0.08, row + 0.08, count, fontsize=8, va="top")
     middle = (busiest[1] + 0.5, busiest[0] + 0.5)
     for query, p, _ in additions[busiest]:
@@ -269,7 +269,7 @@ def _map(axes: Axes, level: int, size: tuple[int, int], done: list[Read], points
     whole_ticks(axes)
     for corner in done:
         if corner.token is not None:
-            cell = Rectangle((corner.column, corner.row), 1, 1, facecolor=LEVEL_COLOURS[level % 4], alpha=0.45)
+            cell = Rectangle((corner.column, corner.row), 1, 1, facecolor=level_colour(level), alpha=0.45)
             axes.add_patch(cell)
     for (x, y), weight in zip(points.tolist(), weights.tolist(), strict=False):
         axes.plot(x * w, y * h, "o", markersize=2 + 8 * abs(weight) ** 0.5, color=INK, markerfacecolor="none")
@@ -289,7 +289,7 @@ def _memory(axes: Axes, state: ThreadState, starts: list[int], steps: list[list[
     """The tokens in one row, as they lie in memory, with those read so far."""
     total = sum(h * w for h, w in state.level_sizes)
     for level, (start, (h, w)) in enumerate(zip(starts, state.level_sizes, strict=True)):
-        axes.barh(0, h * w, left=start, height=1, color=LEVEL_COLOURS[level % 4], alpha=0.35)
+        axes.barh(0, h * w, left=start, height=1, color=level_colour(level), alpha=0.35)
     earlier = [c.token for corners in steps[:-1] for c in corners if c.token is not None]
     now = [c.token for c in steps[-1] if c.token is not None]
     axes.vlines([t + 0.5 for t in earlier], -0.5, 0.5, color="#777777", linewidth=0.7)
@@ -312,7 +312,7 @@ def _close_up(axes: Axes, location: Sequence[float], corners: list[Read], state:
         centre = (corner.column + 0.5, corner.row + 0.5)
         if corner.token is not None:
             cell = Rectangle(
-                (corner.column, corner.row), 1, 1, facecolor=LEVEL_COLOURS[level % 4], alpha=0.15 + 0.7 * corner.weight
+                (corner.column, corner.row), 1, 1, facecolor=level_colour(level), alpha=0.15 + 0.7 * corner.weight
             )
             axes.add_patch(cell)
             axes.add_patch(Rectangle(cell.get_xy(), 1, 1, fill=False, edgecolor=colour, linewidth=1.8))

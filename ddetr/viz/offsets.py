@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ..models.deform_attention import MSDeformAttn
 from ..ops import sampling_locations
-from .figures import INK, LEVEL_COLOURS, Figure, halo, label_axes, whole_ticks
+from .figures import INK, Figure, halo, label_axes, level_colour, whole_ticks
 
 HEADS = 8
-_HALO = halo(3)
 _OUTSIDE = "#D55E00"
 _EDGE = 1e-3  # cells: a point on the border is inside, however it was rounded
 
@@ -26,7 +25,7 @@ class OffsetsState(NamedTuple):
 
     Attributes:
         reference: (x, y), or a box (cx, cy, w, h), in [0, 1] of the map.
-        level_sizes: (h, w) of each level, at most four.
+        level_sizes: (h, w) of each level.
         stretch: what all offsets are multiplied by.
         swapped: divide the offsets by (h, w) in place of (w, h). Means nothing for a box.
         head: the head to point out, or None.
@@ -50,12 +49,12 @@ def initial_star(num_points: int = 4, num_heads: int = HEADS) -> Tensor:
 def locate(state: OffsetsState) -> Tensor:
     """Where the star looks, (M, L, P, 2) as (x, y) in [0, 1] of the map.
 
-    ValueError for a reference that is neither a point nor a box, no or too many levels, or a head that is not there.
+    ValueError for a reference that is neither a point nor a box, no level, or a head that is not there.
     """
     if len(state.reference) not in (2, 4) or not all(math.isfinite(value) for value in state.reference):
         raise ValueError(f"reference must be (x, y) or (cx, cy, w, h), finite; got {state.reference}")
-    if not 1 <= len(state.level_sizes) <= len(LEVEL_COLOURS):
-        raise ValueError(f"level_sizes must have 1 to {len(LEVEL_COLOURS)} levels; got {len(state.level_sizes)}")
+    if not state.level_sizes:
+        raise ValueError("level_sizes must have (h, w) of at least one level; got none")
     if state.head is not None and state.head not in range(HEADS):
         raise ValueError(f"head must be 0 to {HEADS - 1}, or None; got {state.head!r}")
     levels = len(state.level_sizes)
@@ -80,7 +79,7 @@ def draw(state: OffsetsState) -> Figure:
         cells = locations[:, level] * torch.tensor([w, h])  # (M, P, 2)
         inside = ((cells > -_EDGE) & (cells < torch.tensor([w, h]) + _EDGE)).all(-1)
         _map(axes, state, level)
-        _points(axes, state, cells, inside, LEVEL_COLOURS[level])
+        _points(axes, state, cells, inside, level_colour(level))
         count = int((~inside).sum())
         axes.set_title(f"level {level}: {h} x {w}\n{count} of {inside.numel()} points outside", fontsize=9)
         span = cells.flatten(0, 1)
@@ -108,7 +107,7 @@ def star(offsets: Tensor, title: str = "") -> Figure:
         direction = torch.tensor(points[-1]) / (torch.tensor(points[-1]).norm() + 1e-9)
         axes.text(
             *(torch.tensor(points[-1]) + 0.55 * direction).tolist(), str(head), ha="center", va="center", fontsize=9,
-            color=INK, path_effects=_HALO,
+            color=INK, path_effects=halo(3),
         )  # fmt: skip
     axes.set_title(title, fontsize=9)
     label_axes(axes, "x offset (cells)", "y offset (cells)")
@@ -135,7 +134,7 @@ def learnt_offsets(offsets: Tensor, weights: Tensor, level: int, title: str = ""
     for head, axes in enumerate(figure.subplots(2, HEADS // 2, sharex=True, sharey=True).flat):
         _crossed(axes, reach)
         points, strength = offsets[:, head].flatten(0, 1), weights[:, head].flatten()
-        colours = [to_rgba(LEVEL_COLOURS[level], alpha) for alpha in (0.08 + 0.92 * strength).clamp(max=1).tolist()]
+        colours = [to_rgba(level_colour(level), alpha) for alpha in (0.08 + 0.92 * strength).clamp(max=1).tolist()]
         order = strength.argsort()
         axes.scatter(*points[order].T.numpy(), s=12, color=[colours[i] for i in order.tolist()], linewidth=0, zorder=2)
         axes.plot(*before[head].T.numpy(), "o", markersize=7, markerfacecolor="none", markeredgecolor=INK, zorder=3)
@@ -163,7 +162,7 @@ def weights_by_head(weights: Tensor, title: str = "") -> Figure:
             for point, weight in enumerate(weights[head, level].tolist()):
                 label = f"level {level}" if head == point == 0 else None
                 axes.barh(
-                    head, weight, left=start, color=LEVEL_COLOURS[level], edgecolor="white", linewidth=0.6, label=label
+                    head, weight, left=start, color=level_colour(level), edgecolor="white", linewidth=0.6, label=label
                 )
                 start += weight
     axes.set(xlim=(0, max(1, weights.sum((1, 2)).max().item())), yticks=range(heads))
@@ -227,10 +226,10 @@ def _map(axes: Axes, state: OffsetsState, level: int) -> None:
                 (x * w - width / 2, y * h - height / 2), width, height, fill=False, edgecolor=INK, linewidth=2, zorder=2
             )
         )
-    axes.plot(x * w, y * h, "+", color="#00A000", markersize=11, markeredgewidth=2.5, path_effects=_HALO, zorder=5)
+    axes.plot(x * w, y * h, "+", color="#00A000", markersize=11, markeredgewidth=2.5, path_effects=halo(3), zorder=5)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.add_patch(Rectangle((0, 0), w, h, fill=False, edgecolor=LEVEL_COLOURS[level], linewidth=2.5, zorder=2))
+    axes.add_patch(Rectangle((0, 0), w, h, fill=False, edgecolor=level_colour(level), linewidth=2.5, zorder=2))
     axes.set_aspect("equal")
     axes.invert_yaxis()
     whole_ticks(axes)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, box_iou
 
 from ..models.heads import inverse_sigmoid
-from .figures import INK, LEVEL_COLOURS, LINE_STYLES, Figure, dark_edge, label_axes, pixels_of, plain_text
+from .figures import INK, LINE_STYLES, Figure, dark_edge, label_axes, level_colour, pixels_of, plain_text
 
 TRUTH = {"edgecolor": "white", "linestyle": (0, (1, 1.5)), "linewidth": 1.4}
 BOX = {"edgecolor": "#F0E442", "linestyle": "solid", "linewidth": 2.0}
@@ -103,7 +103,7 @@ def proposals(
     for level, (axes, own, ok, ring) in enumerate(
         zip(panels, boxes.split(sizes), valid.split(sizes), ringed.split(sizes), strict=True)
     ):
-        own, colour = own * torch.tensor([W, H, W, H]), LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+        own, colour = own * torch.tensor([W, H, W, H]), level_colour(level)
         _picture(axes, pixels, (0, 0, W, H), alpha=0.45)
         axes.scatter(*own[ok, :2].T.numpy(), s=6, color=colour)
         axes.scatter(*own[~ok, :2].T.numpy(), s=14, color=INK, marker="x", linewidth=0.8)

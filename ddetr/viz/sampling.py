@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from .figures import LEVEL_COLOURS, Figure, halo, label_axes, plain_text
+from .figures import Figure, halo, label_axes, level_colour, plain_text
 from .sampling_view import (
     ON_IMAGE,
     ON_PADDING,
@@ -131,7 +131,7 @@ def sampling_points(
 def _draw_points(axes: Axes, points: Points, heaviest: float | None) -> None:
     share = np.full(len(points.weight), 0.3) if heaviest is None else points.weight / heaviest
     for level in np.unique(points.level):
-        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+        colour = level_colour(level)
         for reads in (True, False):
             of = (points.level == level) & ((points.where == ON_IMAGE) == reads)
             if not of.any():
@@ -152,7 +152,7 @@ def _area(share: Any) -> Any:
 def _draw_lines(axes: Axes, view: SamplingView, part: str, layer: int, row: int, points: Points) -> None:
     start = reference(view, part, layer, row)
     for x, y, level in zip(points.x, points.y, points.level, strict=True):
-        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+        colour = level_colour(level)
         axes.plot([start[level, 0], x], [start[level, 1], y], color=colour, linewidth=0.7, alpha=0.6, zorder=2)
 
 
@@ -179,7 +179,7 @@ def _find(points: Points, point: Sequence[int] | None) -> int:
 
 
 def _draw_grid(axes: Axes, view: SamplingView, level: int) -> None:
-    (rows, columns), colour = view.level_sizes[level], LEVEL_COLOURS[level % len(LEVEL_COLOURS)]
+    (rows, columns), colour = view.level_sizes[level], level_colour(level)
     ends = to_pixels(view, np.ones(2), level)
     style = {"color": colour, "linewidth": 0.6, "zorder": 1.5}
     axes.vlines(np.linspace(0, ends[0], columns + 1), 0, ends[1], **style)
@@ -195,7 +195,7 @@ def _draw_corners(axes: Axes, view: SamplingView, points: Points, i: int) -> Non
     _draw_grid(axes, view, level)
     for corner in corners(view, level, x, y):
         reads = corner.where == ON_IMAGE
-        colour = LEVEL_COLOURS[level % len(LEVEL_COLOURS)] if reads else "#555555"
+        colour = level_colour(level) if reads else "#555555"
         place = (corner.column * w, corner.row * h)
         axes.add_patch(Rectangle(place, w, h, color=colour, alpha=0.15 + 0.6 * corner.weight, zorder=2))
         text = f"{corner.weight:.2f}" + ("" if reads else ("\npadding" if corner.where == ON_PADDING else "\noutside"))
@@ -204,9 +204,7 @@ def _draw_corners(axes: Axes, view: SamplingView, points: Points, i: int) -> Non
             place[0] + w / 2, place[1] + h / 2, text, ha="center", va="center", fontsize=6, color="white",
             path_effects=rim, zorder=4, clip_on=True,
         )  # fmt: skip
-    axes.plot(
-        x, y, "o", color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], markeredgecolor="white", markersize=5, zorder=5
-    )
+    axes.plot(x, y, "o", color=level_colour(level), markeredgecolor="white", markersize=5, zorder=5)
     axes.set(xlim=(x - 1.6 * w, x + 1.6 * w), ylim=(y + 1.6 * h, y - 1.6 * h), xticks=[], yticks=[])
     axes.set_title(f"head {points.head[i]}, level {level}, point {points.point[i]}", fontsize=7)
 
@@ -242,9 +240,7 @@ def _legend(
         of = points.level == level
         part_of_all = f": weight {points.weight[of].sum() / total:.0%}" if heaviest is not None and total else ""
         h, w = view.level_sizes[level]
-        handles.append(
-            dot(0.25, color=LEVEL_COLOURS[level % len(LEVEL_COLOURS)], label=f"level {level} ({h} x {w}){part_of_all}")
-        )
+        handles.append(dot(0.25, color=level_colour(level), label=f"level {level} ({h} x {w}){part_of_all}"))
     if heaviest is not None:
         for share in (1.0, 0.25):
             handles.append(dot(share, color="#888888", alpha=0.4 + 0.6 * share, label=f"weight {share * heaviest:.3f}"))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .figures import LEVEL_COLOURS
+from .figures import level_colour
 from .sampling_view import PARTS, SamplingView
 
 LONGEST_SIDE = 1600
@@ -74,7 +74,7 @@ def pack_scene(view: SamplingView) -> tuple[dict[str, Any], bytes]:
         "padded": view.padded_size,
         "levels": view.level_sizes,
         "ratios": view.valid_ratios.tolist(),
-        "colours": [LEVEL_COLOURS[level % len(LEVEL_COLOURS)] for level in range(L)],
+        "colours": [level_colour(level) for level in range(L)],
         "parts": {part: [layer_bytes(view, part, n) for n in range(len(view.layers(part)))] for part in PARTS},
         "rows": {part: len(layers[0].weights) if (layers := view.layers(part)) else 0 for part in PARTS},
         "heads": {part: layers[0].weights.shape[1] if (layers := view.layers(part)) else 0 for part in PARTS},

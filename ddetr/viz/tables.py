@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .figures import LEVEL_COLOURS, Figure, label_axes
+from .figures import Figure, label_axes, level_colour
 
 
 def dependence(tables: dict[str, np.ndarray], outputs: Sequence[str], inputs: Sequence[str]) -> Figure:
@@ -55,7 +55,7 @@ def spread(before: dict[str, Tensor], after: dict[str, Tensor]) -> Figure:
     for axes, values, title in ((left, before, "before the neck"), (right, after, "after it")):
         boxes = axes.boxplot([v.numpy() for v in values.values()], whis=(5, 95), showfliers=False, patch_artist=True)
         for level, (box, median) in enumerate(zip(boxes["boxes"], boxes["medians"], strict=True)):
-            box.set_facecolor(LEVEL_COLOURS[level])
+            box.set_facecolor(level_colour(level))
             median.set_color("black")
         axes.set_xticks(range(1, len(values) + 1), list(values))
         axes.set_ylim(bottom=0)

@@ -16,8 +16,8 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from ..files import data_uri
-from .dashboard import FOUND, PictureFigure, backdrop, draw_box, scatter_points, write_score
-from .figures import INK, LEVEL_COLOURS, Figure, label_axes, plain_text
+from .dashboard import FOUND, PictureFigure, backdrop, draw_box, level_marks, scatter_points, write_score
+from .figures import INK, Figure, label_axes, plain_text
 
 PANEL = 420
 """The player's width of one panel, in pixels."""
@@ -93,11 +93,7 @@ def stills(state: TimelapseState, frames: Sequence[int]) -> Figure:
             axes.set_title(f"step {state.steps[frame]}", fontsize=9)
             label_axes(axes, "x (pixels)" if axes in grid[-1] else "", "y (pixels)" if axes is row[0] else "")
         row[0].set_title(f"{plain_text(title, 60)}\nstep {state.steps[frames[0]]}", fontsize=9)
-    levels = next(iter(state.points.values())).shape[2]
-    marks = [
-        Line2D([], [], color=LEVEL_COLOURS[n % len(LEVEL_COLOURS)], marker="o", linestyle="", label=f"level {n}")
-        for n in range(levels)
-    ]
+    marks = level_marks(next(iter(state.points.values())).shape[2])
     marks.append(Line2D([], [], color=FOUND, label="box, its score"))
     figure.legend(handles=marks, loc="outside lower center", ncols=len(marks), fontsize=8, frameon=False)
     figure.alt = describe(state, frames)

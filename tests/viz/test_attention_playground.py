@@ -114,3 +114,17 @@ def test_a_logit_changes_the_softmax_and_choosing_changes_nothing(state):
     panel.level.value = 2
     panel.level.value = 0
     assert panel.sliders[1].value == 8.0
+
+
+def test_five_levels():
+    sizes = [*SIZES, (1, 1)]
+    value, reference = torch.randn(sum(h * w for h, w in sizes), 1, 8), torch.full((5, 2), 0.5)
+    sandbox = attention_playground(
+        AttentionState(PICTURE, value, sizes, reference, torch.zeros(1, 5, 2, 2), torch.zeros(1, 5, 2))
+    )
+    panel, _ = sandbox.controls["offsets"]
+    first = panel.handles.colours
+    panel.level.value = 4
+    assert panel.handles.colours == first
+    colours = [bar.get_facecolor() for bar in sandbox.figure.axes[1].patches]
+    assert colours[8:] == colours[:2]

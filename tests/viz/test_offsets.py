@@ -6,7 +6,7 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.models.deform_attention import MSDeformAttn
 from ddetr.viz.offsets import OffsetsState, draw, initial_star, learnt_offsets, locate, star, weights_by_head
@@ -14,10 +14,6 @@ from ddetr.viz.offsets import OffsetsState, draw, initial_star, learnt_offsets, 
 SIZES = ((20, 27), (10, 14), (5, 7), (3, 4))
 POINT = OffsetsState((0.55, 0.5), SIZES)
 BOX = OffsetsState((0.55, 0.5, 0.4, 0.6), SIZES)
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def test_the_star_is_the_one_of_a_fresh_module():
@@ -48,8 +44,7 @@ def test_stretched_and_swapped():
     [
         (OffsetsState((0.5,), SIZES), r"reference must be \(x, y\) or"),
         (OffsetsState((0.5, math.nan), SIZES), "finite"),
-        (OffsetsState((0.5, 0.5), ()), "1 to 4 levels; got 0"),
-        (OffsetsState((0.5, 0.5), 5 * ((2, 2),)), "1 to 4 levels; got 5"),
+        (OffsetsState((0.5, 0.5), ()), "at least one level; got none"),
         (POINT._replace(head=8), "head must be 0 to 7, or None; got 8"),
         (POINT._replace(head=-1), "head must be 0 to 7"),
     ],
@@ -114,3 +109,17 @@ def test_a_bar_for_each_head_as_long_as_its_weights():
     assert bars[15].get_x() + bars[15].get_width() == pytest.approx(1)
     assert bars[5].get_width() == pytest.approx(weights[0, 1, 1].item())
     assert f"head 0 {weights[0, 0].sum():.2f}, " in figure.alt
+
+
+def test_a_fifth_level_has_the_firsts_colour():
+    edges = [axes.patches[-1].get_edgecolor() for axes in draw(OffsetsState((0.5, 0.5), (*SIZES, (2, 2)))).axes]
+    assert len(set(edges)) == 4
+    assert edges[4] == edges[0]
+    bars = weights_by_head(torch.full((1, 5, 1), 0.2)).axes[0].patches
+    assert [bar.get_facecolor() for bar in bars] == edges
+    offsets = initial_star()[None]
+    colours = [
+        learnt_offsets(offsets, torch.ones(1, 8, 4), level).axes[0].collections[0].get_facecolors()[0].tolist()
+        for level in (0, 4)
+    ]
+    assert colours[0] == colours[1] == list(edges[0])

@@ -4,15 +4,11 @@ import torch
 
 pytest.importorskip("matplotlib")
 
-from matplotlib.text import Text
+from drawn_text import texts
 
 from ddetr.models.position_encoding import sine_position_encoding
 from ddetr.viz.padding import PaddingState, channel_images, curves, draw
 from ddetr.viz.tables import dependence, similarity, spread
-
-
-def texts(figure):
-    return {text.get_text() for text in figure.findobj(Text)}
 
 
 def test_each_level_of_each_image_with_its_ratios():
@@ -48,5 +44,7 @@ def test_tables_say_what_they_show():
     assert figure.alt == "neck: a from C3, b from C3 and C4."
     figure = similarity(torch.tensor([[1.0, -0.5], [-0.5, 1.0]]), ["a", "b"], "cosine")
     assert {"1.00", "-0.50"} <= texts(figure)
-    figure = spread({"C3": torch.full((8,), 2.0)}, {"level 0": torch.ones(8), "level 1": torch.ones(8)})
+    figure = spread({"C3": torch.full((8,), 2.0)}, {f"level {level}": torch.ones(8) for level in range(5)})
     assert "before the neck: C3 2.00; after it: level 0 1.00, level 1 1.00" in figure.alt
+    boxes = [box.get_facecolor() for box in figure.axes[1].patches]
+    assert boxes[4] == boxes[0] != boxes[3]
