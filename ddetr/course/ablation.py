@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from PIL import Image
-from pycocotools.coco import COCO
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from ..data import ToyScene, prepare_image, toy_scene
+from ..data.coco import coco_results
+from ..data.toycoco import scenes_as_coco
 from ..engine.errors import ErrorBreakdown, error_breakdown
 from ..models import DeformableDETR
 from ..models.outputs import DetrOutput
@@ -44,15 +43,8 @@ def judge(
         raise ValueError("the model does not say what its labels stand for: load trained weights")
     if len(outputs) != len(scenes) or any(len(output.pred_boxes) != 1 for output in outputs):
         raise ValueError(f"judge needs one output, of one image, for each of the {len(scenes)} scenes")
-    coco = COCO()
-    coco.cats = {category["id"]: category for category in model.categories}
-    coco.imgToAnns = defaultdict(list)
     results = []
     for number, (output, scene) in enumerate(zip(outputs, scenes, strict=True)):
-        coco.imgToAnns[number] = [annotation | {"image_id": number} for annotation in scene.annotations]
         (found,) = model.postprocess(output, [scene.image.shape[:2]])
-        boxes = box_convert(found["boxes"], "xyxy", "xywh").tolist()
-        for box, score, label in zip(boxes, found["scores"].tolist(), found["labels"].tolist(), strict=True):
-            what = {"category_id": model.categories[label]["id"], "bbox": box, "score": score}
-            results.append({"image_id": number, **what})
-    return error_breakdown(coco, results, range(len(scenes)), threshold)
+        results += coco_results(found, number, model.categories)
+    return error_breakdown(scenes_as_coco(scenes, model.categories), results, range(len(scenes)), threshold)

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,13 +12,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from pycocotools.coco import COCO
 from torch import Tensor
 from torchvision.ops import box_convert
 
 from ..checkpoints import load_pretrained
 from ..config import did_you_mean
 from ..data import ToyScene, prepare_image, toy_scene
+from ..data.coco import coco_results
+from ..data.toycoco import scenes_as_coco
 from ..engine import Evaluation, detect, score
 from ..models import DeformableDETR
 from ..models.trace import Trace
@@ -126,17 +125,10 @@ def variation(model: DeformableDETR, names: Sequence[str]) -> dict[str, float]:
 
 def judge(seen: Look) -> Evaluation:
     """COCO's verdict on what was seen."""
-    results = [
-        {"image_id": number, "category_id": seen.categories[label]["id"], "bbox": box, "score": value}
-        for number, found in enumerate(seen.detections, start=1)
-        for label, box, value in zip(
-            found["labels"].tolist(),
-            box_convert(found["boxes"], "xyxy", "xywh").tolist(),
-            found["scores"].tolist(),
-            strict=True,
-        )
-    ]
-    return score(_truth(seen), results, list(range(1, len(seen.scenes) + 1)))
+    results = []
+    for number, found in enumerate(seen.detections):
+        results += coco_results(found, number, seen.categories)
+    return score(scenes_as_coco(seen.scenes, seen.categories), results, range(len(seen.scenes)))
 
 
 def first_difference(ours: Trace, theirs: Trace, tolerance: float = 1e-3) -> Change | None:
@@ -202,23 +194,6 @@ def _as_detections(scene: ToyScene, categories: list[dict[str, Any]]) -> dict[st
         "scores": torch.ones(len(objects)),
         "labels": torch.tensor([label_of[annotation["category_id"]] for annotation in objects], dtype=torch.int64),
     }
-
-
-def _truth(seen: Look) -> COCO:
-    annotations = [
-        {**annotation, "image_id": number}
-        for number, scene in enumerate(seen.scenes, start=1)
-        for annotation in scene.annotations
-    ]
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": number} for number in range(1, len(seen.scenes) + 1)],
-        "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)],
-        "categories": seen.categories,
-    }
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        coco.createIndex()
-    return coco
 
 
 def _size(tensor: Tensor) -> float:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pycocotools.coco import COCO
-
+from ..data.coco import coco_of
 from ..engine import Evaluation, score
 
 
@@ -28,19 +25,14 @@ class Found(NamedTuple):
 
 def judge(things: Sequence[Thing], found: Sequence[Found]) -> Evaluation:
     """COCO's verdict on one made-up picture, whose things are all of one category."""
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": 1}],
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": [
-            {
-                "id": number, "image_id": 1, "category_id": 1, "bbox": list(thing.bbox),
-                "area": thing.bbox[2] * thing.bbox[3], "iscrowd": int(thing.crowd),
-            }
-            for number, thing in enumerate(things, start=1)
-        ],
-    }  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        coco.createIndex()
+    annotations = [
+        {
+            "id": number, "image_id": 1, "category_id": 1, "bbox": list(thing.bbox),
+            "area": thing.bbox[2] * thing.bbox[3], "iscrowd": int(thing.crowd),
+        }
+        for number, thing in enumerate(things, start=1)
+    ]  # fmt: skip
+    categories = [{"id": 1, "name": "thing"}]
+    coco = coco_of({"images": [{"id": 1}], "annotations": annotations, "categories": categories})
     results = [{"image_id": 1, "category_id": 1, "bbox": list(box), "score": score} for box, score in found]
     return score(coco, results, [1])

@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.ops import box_convert
 from torchvision.transforms.v2 import functional as F
 
 from .images import UPRIGHT, DataError, Orientation, in_words, read_image
@@ -122,14 +123,7 @@ class CocoDetection(Dataset):
         `target` is the image's own, as `dataset[i]` gave it.
         """
         boxes = target["orientation"].undo(detections["boxes"].cpu(), target["orig_size"])
-        boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-        return [
-            {"image_id": target["image_id"], "category_id": self.categories[label]["id"], "bbox": box, "score": score}
-            for box, label, score in zip(
-                boxes.tolist(), detections["labels"].tolist(), detections["scores"].tolist(), strict=True
-            )
-            if self.categories[label]["id"] is not None
-        ]
+        return coco_results({**detections, "boxes": boxes}, target["image_id"], self.categories)
 
     def _check_categories(self, own: list[dict[str, Any]]) -> None:
         """The file's categories must be among the ones that labels stand for, by id and by name."""
@@ -156,6 +150,27 @@ class CocoDetection(Dataset):
         labels = torch.tensor([self.label_of[a["category_id"]] for a in annotations], dtype=torch.int64)
         keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
         return tv_tensors.Image(F.pil_to_tensor(picture)), boxes[keep], labels[keep], orientation
+
+
+def coco_of(contents: dict[str, Any]) -> COCO:
+    """The `contents` of a COCO annotation file as pycocotools takes them."""
+    coco = COCO()
+    coco.dataset = contents
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
+        coco.createIndex()
+    return coco
+
+
+def coco_results(
+    detections: dict[str, Tensor], image_id: int, categories: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """`detections` of one image, boxes xyxy, -> COCO results, without those whose category has no id."""
+    boxes = box_convert(detections["boxes"], "xyxy", "xywh").tolist()
+    return [
+        {"image_id": image_id, "category_id": categories[label]["id"], "bbox": box, "score": score}
+        for box, label, score in zip(boxes, detections["labels"].tolist(), detections["scores"].tolist(), strict=True)
+        if categories[label]["id"] is not None
+    ]
 
 
 def with_ids(categories: list[dict[str, Any]], own: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -245,11 +260,7 @@ def clip_boxes(contents: dict[str, Any]) -> int:
 def _read_annotations(path: Path) -> COCO:
     contents = read_coco_json(path)
     _complete(contents, path)
-    coco = COCO()
-    coco.dataset = contents
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-        coco.createIndex()
-    return coco
+    return coco_of(contents)
 
 
 def _stays_inside(name: str) -> bool:

@@ -19,10 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 from pycocotools import mask as rle
+from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from ..config import did_you_mean
 from ..files import write_json, write_text
+from .coco import coco_of
 from .coco_categories import COCO_NAMES
 from .images import DataError
 from .toy.backgrounds import Noise, background
@@ -70,6 +72,18 @@ def toy_scene(seed: int, *, categories: Sequence[str] = TOY_CATEGORIES) -> ToySc
         DataError: a category that is not drawn.
     """
     return _scene(Chance(seed, "scene"), _category_ids(categories))
+
+
+def scenes_as_coco(scenes: Sequence[ToyScene], categories: list[dict[str, Any]]) -> COCO:
+    """The annotations of `scenes`, as of a data set whose image ids are 0, 1, ...; categories: COCO's, id and name."""
+    found = [annotation | {"image_id": n} for n, scene in enumerate(scenes) for annotation in scene.annotations]
+    return coco_of(
+        {
+            "images": [{"id": n} for n in range(len(scenes))],
+            "annotations": [annotation | {"id": number} for number, annotation in enumerate(found, start=1)],
+            "categories": categories,
+        }
+    )
 
 
 def make_toycoco(

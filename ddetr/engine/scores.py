@@ -11,6 +11,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ..data.coco import coco_of
+
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's twelve numbers, in COCOeval's order; -1 where there is nothing to measure (no object of that size)."""
 
@@ -178,9 +180,7 @@ def _judge(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) 
             # It writes into what it is given, and would take a result with a caption for one without a box.
             found = coco.loadRes([{key: result[key] for key in _RESULT} for result in results])
         else:
-            found = COCO()
-            found.dataset = {**coco.dataset, "annotations": []}
-            found.createIndex()
+            found = coco_of({**coco.dataset, "annotations": []})
         judge = COCOeval(coco, found, "bbox")
         judge.params.imgIds = list(image_ids)
         judge.evaluate()
