@@ -8,6 +8,9 @@ from torch import Tensor
 from ddetr.ops import ms_deform_attn, ms_deform_attn_fused, ms_deform_attn_loop, sampling_locations
 
 SIZES = [(3, 4), (2, 2)]
+FORMS = ["plain", "fused points", "fused boxes"]
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+"""How far a result may be off: a rounding or two of the dtype it is stored in."""
 
 
 class Case:
@@ -77,12 +80,8 @@ def fused_case(reference_size=2, B=2, Q=3, M=2, D=4, P=2, sizes=SIZES, dtype=tor
 
 
 def every_case(**kwargs) -> dict[str, Case]:
-    """The operator's three forms."""
-    return {
-        "plain": plain_case(**kwargs),
-        "fused points": fused_case(2, **kwargs),
-        "fused boxes": fused_case(4, **kwargs),
-    }
+    """The operator's three forms, by the names in `FORMS`."""
+    return dict(zip(FORMS, (plain_case(**kwargs), fused_case(2, **kwargs), fused_case(4, **kwargs)), strict=True))
 
 
 def gradients(case: Case, out: Tensor, grad_out: Tensor) -> tuple[Tensor, ...]:
@@ -96,3 +95,10 @@ def definition(case: Case, grad_out: Tensor) -> tuple[Tensor, tuple[Tensor, ...]
     exact = case.to(torch.float64).requires_grad()
     out = exact.define()
     return out.detach(), gradients(exact, out, grad_out.double())
+
+
+def close(got: Tensor, want: Tensor) -> None:
+    """Within `TOLERANCE` of the largest number that is wanted, if that is above 1."""
+    tolerance = TOLERANCE[got.dtype]
+    scale = max(1.0, want.abs().max().item()) if want.numel() else 1.0
+    torch.testing.assert_close(got.double(), want.double(), rtol=tolerance, atol=tolerance * scale)

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from cases import definition, every_case, fused_case, gradients, plain_case
+from cases import FORMS, definition, every_case, fused_case, gradients, plain_case
 
 from ddetr.ops import BACKENDS, bilinear_sample, ms_deform_attn, ms_deform_attn_fused, sampling_locations
 from ddetr.ops.native import NATIVE
-
-FORMS = ["plain", "fused points", "fused boxes"]
 
 
 def test_a_point_on_a_cells_centre_reads_that_cell():

@@ -4,10 +4,9 @@ import random
 
 import pytest
 import torch
-from cases import Plain, definition, gradients
+from cases import TOLERANCE, Plain, definition, gradients
 
 CASES = 10_000
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 HOSTILE = [
     float("nan"),
     float("inf"),

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from cases import every_case, fused_case, plain_case
+from cases import FORMS, every_case, fused_case, plain_case
 from torch import nn
 
 from ddetr.ops import ms_deform_attn, ms_deform_attn_fused, native
 
-FORMS = ["plain", "fused points", "fused boxes"]
 FLAT = [3, 4, 2, 2]
 
 
