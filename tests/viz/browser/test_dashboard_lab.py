@@ -4,8 +4,8 @@ import json
 
 import pytest
 from conftest import SCREENSHOTS, Watch
-from lab import assert_no_error_output, choose_theme, eventually, run_all
-from test_sandboxes_lab import contrast
+from lab import assert_nothing_went_wrong, eventually, run_all
+from view import in_both_themes
 
 pytest.importorskip("anywidget")
 
@@ -63,9 +63,7 @@ def page(chromium, lab):
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     yield page
     page.screenshot(path=SCREENSHOTS / "dashboard_lab_end.png")
-    assert watch.errors == []
-    assert_no_error_output(page)
-    assert "Traceback" not in (lab.folder / "server.log").read_text()
+    assert_nothing_went_wrong(page, watch, lab)
     context.close()
 
 
@@ -93,7 +91,7 @@ def test_dashboard(page, lab, request):
     cell.get_by_text(f"Paused after step {stood}", exact=True).wait_for()
     if not over_subshells:  # with them it depends on the versions
         assert (run / "thread").read_text() == "MainThread"
-    in_both_themes(page, cell, "dashboard_lab")
+    in_both_themes(page, {"dashboard": cell})
     assert steps_of(run) == stood
     assert not (run / "result.json").exists()
 
@@ -115,17 +113,7 @@ def test_dashboard(page, lab, request):
     if over_subshells:
         again = page.locator(".jp-Notebook .jp-Cell").nth(3)
         replayed(page, run, again)
-        in_both_themes(page, again, "dashboard_replay_lab")
-
-
-def in_both_themes(page, cell, name):
-    for theme in ("Dark", "Light"):
-        choose_theme(page, f"JupyterLab {theme}")
-        page.wait_for_selector(f'body[data-jp-theme-light="{str(theme == "Light").lower()}"]', state="attached")
-        cell.screenshot(path=SCREENSHOTS / f"{name}_{theme.lower()}.png")
-        for text in cell.locator(".widget-label:visible, .widget-button:visible").all():
-            if text.inner_text().strip():
-                assert contrast(text) > 4.5, (theme, text.inner_text())
+        in_both_themes(page, {"dashboard_replay": again})
 
 
 def replayed(page, run, cell):

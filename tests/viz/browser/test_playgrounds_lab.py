@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import SCREENSHOTS
-from lab import assert_nothing_went_wrong, choose_theme, eventually, namespace_of, opened_views
-from test_sandboxes_lab import KEEP, View, contrast
+from lab import assert_nothing_went_wrong, eventually, namespace_of, opened_views
+from view import KEEP, View, in_both_themes
 
 pytest.importorskip("anywidget")
 
@@ -63,21 +62,10 @@ def opened(chromium, lab):
 def view(opened, lab, request):
     """The view that the test is named after; nothing may have gone wrong at the end."""
     page, watch = opened
-    view = View(page, lab, request.node.name.removeprefix("test_"), tuple(VIEWS))
+    view = View(page, lab, request.node.name.removeprefix("test_"), VIEWS)
     view.img.wait_for()
     yield view
     assert_nothing_went_wrong(page, watch, lab)
-
-
-def in_both_themes(view):
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    for theme in ("Dark", "Light"):
-        choose_theme(view.page, f"JupyterLab {theme}")
-        view.page.wait_for_selector(f'body[data-jp-theme-light="{str(theme == "Light").lower()}"]', state="attached")
-        view.root.screenshot(path=SCREENSHOTS / f"{view.name}_lab_{theme.lower()}.png")
-        for text in view.root.locator(".widget-label:visible").all():
-            if text.inner_text().strip():
-                assert contrast(text) > 4.5, (theme, text.inner_text())
 
 
 def test_attention(view, space):
@@ -114,7 +102,7 @@ def test_attention(view, space):
     view.press(f"points {inside}", "ArrowLeft", "ArrowDown")
     view.near(place, [x - 2, y + 2])
     view.shows(expected)
-    in_both_themes(view)
+    in_both_themes(view.page, {view.name: view.root})
 
     meant = view.slide("logit of 3", 0.9)
     eventually(lambda: view.control("logits")[1][1][3], lambda found: abs(found - meant) <= 0.2)
@@ -151,13 +139,13 @@ def test_similarity(view, space):
     eventually(lambda: view.control("level"), 2)
     view.shows(expected)
     assert view.source != before
-    in_both_themes(view)
+    in_both_themes(view.page, {view.name: view.root})
 
 
 def test_an_error_in_a_callback_is_seen(opened, lab):
     """The last one: afterwards nothing on this page passes any more."""
     page, watch = opened
-    view = View(page, lab, "broken", tuple(VIEWS))
+    view = View(page, lab, "broken", VIEWS)
     view.img.wait_for()
     assert_nothing_went_wrong(page, watch, lab)
     view.slide("number", 0.9)
