@@ -402,7 +402,7 @@ display(kernel_thread.warp_reads(layouts))
 # ## Backward: two threads at one number
 #
 # Forward, each thread *gathers*, and writes numbers that are its own. Backward turns the arrows around: each thread
-# *scatters* its gradient to the cells that it read. Take query 10 and its three nearest, one thread each, on level 3.
+# *scatters* its gradient to the cells that it read. Take our query and its three nearest, one thread each, on level 3.
 #
 # **Predict.** Does any cell get additions from all four?
 

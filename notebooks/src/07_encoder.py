@@ -14,6 +14,7 @@ import copy
 import time
 
 import torch
+import torch.nn.functional as F
 from IPython.display import display
 from PIL import Image
 from torch import nn
@@ -191,8 +192,8 @@ print({name: f"{seen.sum()} of {len(seen)} tokens" for name, seen in reached.ite
 display(encoder.draw_reach(image, reached, tokens.level_sizes, level, x, y))
 
 # %% [markdown]
-# (Dark: has a say.) In one layer a patch: its surroundings on the finest level, nearly all of the coarsest, where four
-# cells are far. In two, nearly everything: each of the tokens that it reads has read its own. Sparse attention sees the
+# (Dark: has a say.) In one layer a patch: its surroundings on the finest level, all of the coarsest, where four cells
+# are far. In two, nearly everything: each of the tokens that it reads has read its own. Sparse attention sees the
 # whole picture because it is stacked.
 #
 # ## What the memory has become
@@ -210,8 +211,8 @@ stages = {
 display(encoder.token_colours(image, stages, tokens.level_sizes))
 
 # %% [markdown]
-# At first every level has a tint of its own. In the memory the tints have faded, and on the finer levels objects stand
-# out from the ground. As a number: how much of the tokens' variance lies between the levels' means?
+# At first every level has a tint of its own. In the memory the two finest share one for objects, and these stand out
+# from the ground. As a number: how much of the tokens' variance lies between the levels' means?
 
 # %%
 for name, vectors in stages.items():
@@ -222,38 +223,69 @@ for name, vectors in stages.items():
     print(f"{name:14} between levels: {between / (between + within):.0%}")
 
 # %% [markdown]
-# Four dialects grow into one language.
+# Four dialects grow towards one language.
 #
-# Now compare one token with all others, by cosine. There are two stop signs in the picture, and a boat stands before
-# the large one. **Predict**: whom does our token on the large sign resemble, the boat beside it or the other sign?
+# Now compare one token with all others, by cosine: our token of level 1, on the large stop sign. **Predict**: on the
+# other levels, is the token most like it on the same sign? Before the encoder, and after?
 
 # %%
 state = encoder.SimilarityState(image, stages, tokens.level_sizes, level, x, y)
 similarity_sandbox(state)
 
+
 # %%
-scene = toy_scene(SCENE_SEED)
-names = ["small sign", "large sign", "bird", "clock", "boat", "bottle"]
-boxes = {name: annotation["bbox"] for name, annotation in zip(names, scene.annotations, strict=True)}  # pixels
-
-
-def mean_inside(values, box):  # (S,) -> the mean over the cells of level 1 in a box
-    cells = encoder.split_levels(values, tokens.level_sizes)[1]  # (10, 14), 32 x 30.3 pixels of the scene each
-    left, top, w, h = box
-    return cells[int(top / 32) : int((top + h) / 32), int(left / 30.3) : int((left + w) / 30.3)].mean().item()
+def most_alike(cells):  # (h, w) -> the highest cosine, and where it is in [0, 1]
+    (h, w), at = cells.shape, cells.argmax().item()
+    return cells.max().item(), (at % w + 0.5) / w, (at // w + 0.5) / h
 
 
 # %%
-cosines = encoder.similarity(state)
-near = {name: {other: mean_inside(cosines[name], box) for other, box in boxes.items()} for name in stages}
-for name, row in near.items():
-    print(f"{name:14}", " · ".join(f"{other} {row[other]:+.2f}" for other in ("boat", "bottle", "small sign")))
-assert near["tokens"]["boat"] > 2 * near["tokens"]["small sign"]
-assert near["memory"]["small sign"] > near["memory"]["boat"]
+best = {
+    name: [most_alike(cells) for cells in encoder.split_levels(values, tokens.level_sizes)]
+    for name, values in encoder.similarity(state).items()
+}
+for name, row in best.items():
+    print(f"{name:14}", " · ".join(f"level {n}: {c:.2f} at ({u:.2f}, {v:.2f})" for n, (c, u, v) in enumerate(row)))
+for n in (0, 2, 3):
+    cosine, u, v = best["memory"][n]
+    assert cosine > 2 * best["tokens"][n][0]
+    assert 0.69 < u < 0.97
+    assert 0.55 < v < 0.95  # on the large sign
 
 # %% [markdown]
-# At first the boat, its neighbour. In the memory the other stop sign, far up in the picture: look at level 0 too. The
-# token begins to say what it belongs to.
+# At first the other levels hardly know it. In the memory each has a token that is much like it, and that one is on the
+# sign.
+#
+# And does a token say what *kind* of thing it is on? Take the token of level 0 at the centre of each object of twenty
+# scenes. **Predict**: how often is the one most like it on an object of the same kind? By chance, one time in twelve.
+
+# %%
+scenes, images = ablation.toy_set(model, range(2000, 2020))
+with torch.no_grad():
+    all_tokens = [model.pre_transformer(model.batch_images([picture])) for picture in images]
+    all_memories = [model.encoder(each) for each in all_tokens]
+kinds, centres = [], []  # of each object: its category, and (number of the scene, token)
+for number, (scene, each) in enumerate(zip(scenes, all_tokens, strict=True)):
+    height, width = scene.image.shape[:2]
+    for annotation in scene.annotations:
+        left, top, w, h = annotation["bbox"]
+        kinds.append(annotation["category_id"])
+        middle = (left + w / 2) / width, (top + h / 2) / height
+        centres.append((number, encoder.token_index(each.level_sizes, 0, *middle)))
+kinds = torch.tensor(kinds)
+
+# %%
+shares = {}
+for name, vectors in (("tokens", [each.tokens for each in all_tokens]), ("memory", all_memories)):
+    chosen = F.normalize(torch.stack([vectors[number][0, token] for number, token in centres]), dim=-1)  # (N, C)
+    nearest = (chosen @ chosen.T).fill_diagonal_(-1).argmax(1)  # (N,), never itself
+    shares[name] = (kinds[nearest] == kinds).float().mean().item()
+    print(f"{name}: of {len(kinds)} objects, {shares[name]:.0%} are most like one of their kind")
+assert shares["memory"] > shares["tokens"] + 0.05
+
+# %% [markdown]
+# Much is there before: a token of level 0 has seen its surroundings *(page 01)*. The encoder adds to it. The rest is
+# the decoder's, which reads more than one token.
 #
 # **Touch.** Drag the token above onto the meadow, the bottle, the small sign, and change its level.
 #
@@ -412,17 +444,13 @@ for sizes in ([(12, 16), (6, 8), (3, 4), (2, 2)], [(30, 40), (15, 20), (8, 10), 
 # %% [markdown]
 # ## What is each part worth?
 #
-# Take parts out of the trained encoder and count what the detector still finds in twenty toy scenes,
+# Take parts out of the trained encoder and count what the detector still finds in the same twenty scenes,
 # with a score above 0.3. **Predict**: which of these hurts
 # most, which least? No encoder; the first layer alone; no attention; all points on the reference point; equal weights;
 # no sine encoding; no level embedding.
 
+
 # %%
-scenes, images = ablation.toy_set(model, range(2000, 2020))
-with torch.no_grad():
-    all_tokens = [model.pre_transformer(model.batch_images([picture])) for picture in images]
-
-
 def without(linear):  # the encoder, one linear layer of each attention giving zeros
     encoder = copy.deepcopy(model.encoder)
     for layer in encoder.layers:
@@ -464,11 +492,11 @@ assert min(counts, key=counts.get) == "all points on the reference"
 assert counts["no sine encoding"] > 0.9 * counts["all parts"] > counts["no level embedding"] > 2 * counts["no encoder"]
 
 # %% [markdown]
-# Without the encoder little is left, and the network makes things up; an encoder without attention is no better. With
-# all points on the reference it is worse still: nothing is found. The surprise is the sine encoding. Without it the
-# detector finds as many objects, with a few more false ones. Dense attention has no other way to know where a token
-# stands; here its reference point knows. But a reference point does not tell which level asks. Only the level embedding
-# does, and without it a quarter of the objects is lost.
+# Without the encoder little is left, and most of what is said is wrong; an encoder without attention is hardly better.
+# With all points on the reference it is worse still: nothing is found. The surprise is the sine encoding. Without it the
+# detector finds nearly as many objects. Dense attention has no other way to know where a token stands; here its
+# reference point knows. But a reference point does not tell which level asks. Only the level embedding does, and without
+# it four objects in ten are lost.
 #
 # (This is what *this* trained network relies on. One trained without a part would have found another way.)
 #
