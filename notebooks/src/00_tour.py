@@ -113,8 +113,8 @@ print(
 )
 
 # %% [markdown]
-# Nearly all. Of the others, most look just beyond its edge. Nobody told the network where to look; it learnt that
-# with the rest. *(Pages 05 and 08.)*
+# Most, with nearly all of the weight. Of the others, nearly all look just beyond its edge. Nobody told the
+# network where to look; it learnt that with the rest. *(Pages 05 and 08.)*
 #
 # **Touch.** In the view above, click other objects, and press play to see the layers.
 #
