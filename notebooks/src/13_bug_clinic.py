@@ -131,10 +131,10 @@ check("13.patient_3", patient_3)
 # %% [markdown]
 # ### Patient 4
 #
-# A one-stage detector, `tiny`. It says nothing above 0.3 either, so listen from 0.18 on.
+# A one-stage detector, `tiny`. It says nothing above 0.3 either, so listen from 0.19 on.
 
 # %%
-display(patients.draw({"patient 4": clinic.look(clinic.patient(4), 3)}, threshold=0.18))
+display(patients.draw({"patient 4": clinic.look(clinic.patient(4), 3)}, threshold=0.19))
 
 # %% [markdown]
 # Compare the pictures with each other. More than one suspect can do this, so ask before you accuse.
