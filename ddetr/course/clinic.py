@@ -27,6 +27,8 @@ from .faults import FAULTS
 
 SCENE_SEEDS = (105, 7, 3, 11, 23, 42, 64, 77, 88, 101)
 """Ten scenes of several sizes."""
+SIZE = 160
+"""Their shorter side, in pixels, as the detectors take them."""
 
 
 class Patient(NamedTuple):
@@ -118,7 +120,7 @@ def variation(model: DeformableDETR, names: Sequence[str]) -> dict[str, float]:
     Both scenes are stretched to one size, so that the tensors have the same shape. 0 for a tensor that does not depend
     on the image. KeyError for a name that the trace does not have.
     """
-    images = [F.interpolate(image[None], size=(160, 160), mode="bilinear")[0] for image in pair()]
+    images = [F.interpolate(image[None], size=(SIZE, SIZE), mode="bilinear")[0] for image in pair()]
     one, other = (model.trace([image]) for image in images)
     return {name: float((one[name] - other[name]).norm() / one[name].norm().clamp(min=1e-9)) for name in names}
 
@@ -161,12 +163,12 @@ def _healthy_trace(weights: str, company: bool) -> Trace:
     return healthy(weights).trace(pair()[: 2 if company else 1])
 
 
-def pair(test_size: int = 160) -> list[Tensor]:
+def pair(test_size: int = SIZE) -> list[Tensor]:
     """The first two scenes as the tiny models take them: one lying, one standing."""
     return [prepare_image(Image.fromarray(scene.image), test_size) for scene in _ward()[:2]]
 
 
-def square(test_size: int = 160) -> list[Tensor]:
+def square(test_size: int = SIZE) -> list[Tensor]:
     """A square piece of the first scene, as the tiny models take it."""
     picture = Image.fromarray(_ward()[0].image)
     return [prepare_image(picture.crop((0, 0, picture.height, picture.height)), test_size)]
@@ -178,7 +180,7 @@ def _ward() -> tuple[ToyScene, ...]:
 
 
 def _detect(model: DeformableDETR, scene: ToyScene, blank: Tensor | None = None) -> dict[str, Tensor]:
-    images, sizes = [prepare_image(Image.fromarray(scene.image), model.config.test_size)], [scene.image.shape[:2]]
+    images, sizes = [prepare_image(Image.fromarray(scene.image), SIZE)], [scene.image.shape[:2]]
     if blank is not None:
         images, sizes = [*images, blank], [*sizes, blank.shape[1:]]
     with torch.inference_mode():

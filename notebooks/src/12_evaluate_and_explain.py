@@ -49,7 +49,7 @@ display(figures.pipeline_map(["detections"]))
 # Forty images that the network has never seen, drawn on the spot, in COCO's format:
 
 # %%
-folder = make_toycoco(tempfile.mkdtemp(), train=1, val=40, seed=31, workers=1, progress=False)
+folder = make_toycoco(tempfile.mkdtemp(), train=1, val=40, seed=34, workers=1, progress=False)
 dataset = CocoDetection(
     folder / "val2017",
     folder / "annotations" / "instances_val2017.json",
@@ -85,7 +85,7 @@ for threshold, ap in zip(curves.iou_thresholds, by_iou, strict=True):
 assert abs(sum(by_iou) / 10 - evaluation.metrics["AP"]) < 1e-9
 
 # %% [markdown]
-# Down, and off a cliff. An AP of 0.55 does not mean that 55% of anything is right.
+# Down, and off a cliff. An AP of 0.65 does not mean that 65% of anything is right.
 #
 # ## AP by hand
 #
@@ -239,7 +239,7 @@ for least in (0, 0.1, 0.3, 0.5):
     print(f"score above {least:.1f}: {len(kept):5d} detections, AP {metrics['AP']:.3f}, AR100 {metrics['AR100']:.3f}")
 
 # %% [markdown]
-# It falls, a lot. High recall is won with low scores, and a false alarm at the end of the line costs next to nothing.
+# It falls, more with every step. High recall is won with low scores, and a false alarm at the end of the line costs next to nothing.
 # Choose a threshold to *show* detections, never to judge them.
 #
 # ## Crowds
@@ -267,7 +267,7 @@ ranked = sorted(evaluation.per_category, key=lambda group: -group.ap)
 display(figures_of_scores.score_bars([*ranked, *evaluation.per_size]))
 
 # %% [markdown]
-# Birds. And small objects are the hardest by far. That large ones fall behind medium ones says little: there are eight.
+# Birds. And small objects are the hardest by far. That large ones beat medium ones says little: there are seven.
 # Look at the counts before you believe a bar.
 
 # %%
@@ -289,10 +289,10 @@ assert counts["missed"] > 0.9 * (sum(counts.values()) - counts["correct"])
 display(figures_of_scores.error_bars(breakdown))
 
 # %% [markdown]
-# What it says is nearly always right. Its weakness is silence. An image on which it kept silent six times:
+# What it says is nearly always right. Its weakness is silence. Two images on which it kept silent, five times in all:
 
 # %%
-display(scenes.draw_scenes(scenes.image_scenes(dataset, breakdown, [1000008]), columns=1))
+display(scenes.draw_scenes(scenes.image_scenes(dataset, breakdown, [1000016, 1000018]), columns=2))
 
 # %% [markdown]
 # ## Why did it miss?
@@ -304,7 +304,7 @@ display(scenes.draw_scenes(scenes.image_scenes(dataset, breakdown, [1000008]), c
 names = [category["name"] for category in model.categories]
 silent = [case for case in breakdown.objects if case.kind != "correct"]
 opened = {}
-for one in open_cases(model, dataset, [case for case in silent if case.image_id == 1000008]):
+for one in open_cases(model, dataset, [case for case in silent if case.image_id in (1000016, 1000018)]):
     why, name = one.why, names[one.label]
     opened[name] = one
     best = f"{names[why.best_label]} {why.best_score:.2f}"
@@ -316,24 +316,24 @@ for one in open_cases(model, dataset, [case for case in silent if case.image_id 
 # Three reasons. One of each: dashed the object, blue its witness, below what that query thinks, the right class in orange.
 
 # %%
-display(misses.draw([misses.MissState.of(opened[name], names) for name in ("car", "bus", "cup")]))
+display(misses.draw([misses.MissState.of(opened[name], names) for name in ("bus", "bottle", "umbrella")]))
 
 # %% [markdown]
-# * The car: the right box, the right class, 0.35. Nothing is wrong but the confidence.
-# * The bus: a ball hides one end, a stop sign hangs in the middle. "Car," it says, not very loudly.
-# * The cup: large, clear, in the open, and the nearest query sits on its lid. Why?
+# * The bus: the right box, the right class, 0.38. Nothing is wrong but the confidence.
+# * The bottle: the edge of the image cuts off its neck. "Cup," it says, not very loudly.
+# * The umbrella: large, half of it in the open, and the nearest query sits on the boat below it. Why?
 #
 # ## Lost before the decoder
 #
-# Two-stage starts from the 50 best tokens, those that overlap a better one put last *(page 09)*. **Predict**: did no token see the cup?
+# Two-stage starts from the 50 best tokens, those that overlap a better one put last *(page 09)*. **Predict**: did no token see the umbrella?
 
 # %%
-cup, trace = opened["cup"], opened["cup"].trace
+umbrella, trace = opened["umbrella"], opened["umbrella"].trace
 every_box = box_convert(trace["pre_decoder.enc_boxes"][0], "cxcywh", "xyxy")  # (S, 4)
 scores = trace["pre_decoder.enc_logits"][0, :, 0].sigmoid()  # (S,), "is there an object?"
-token = int(box_iou(every_box, cup.box[None])[:, 0].argmax())
+token = int(box_iou(every_box, umbrella.box[None])[:, 0].argmax())
 last = trace["pre_decoder.proposal_index"][0, -1]
-print(f"token {token}: IoU {box_iou(every_box, cup.box[None])[token, 0]:.2f}, score {scores[token]:.3f}")
+print(f"token {token}: IoU {box_iou(every_box, umbrella.box[None])[token, 0]:.2f}, score {scores[token]:.3f}")
 print(f"the last of the 50 proposals: score {scores[last]:.3f}")
 
 # %% [markdown]
@@ -341,10 +341,10 @@ print(f"the last of the 50 proposals: score {scores[last]:.3f}")
 
 # %%
 model.queries.num_queries = 60
-(after,) = open_cases(model, dataset, [cup.case])
+(after,) = open_cases(model, dataset, [umbrella.case])
 model.queries.num_queries = 50
-print(f"with 60 queries: {after.why.reason}, IoU {after.why.iou:.2f}, cup {after.why.score:.2f}")
-assert names[after.why.best_label] == "cup"
+print(f"with 60 queries: {after.why.reason}, IoU {after.why.iou:.2f}, umbrella {after.why.score:.2f}")
+assert names[after.why.best_label] == "umbrella"
 
 # %% [markdown]
 # Found and named, without conviction. Is that how most get lost?
@@ -356,28 +356,31 @@ for reason, count in everybody.most_common():
 assert everybody["score too low"] > sum(everybody.values()) / 2
 
 # %% [markdown]
-# More than half of them have a query with the right box and class that does not dare. The cup's reason is rarer. This
+# More than half of them have a query with the right box and class that does not dare. The umbrella's reason is rarer. This
 # network was trained for an hour: more training is the first thing to try.
 #
-# ## Where did the bus's query look?
+# ## Where did the bottle's query look?
 #
-# **Predict.** 128 points, on a bus with a ball and a stop sign in front of it. Where do the heaviest lie?
+# **Predict.** 128 points, on a bottle whose neck is outside of the image. Where do the heaviest lie?
 
 # %%
-bus = opened["bus"]
-view = SamplingView.from_trace(bus.trace, bus.image, names=names)
-display(SamplingExplorer(view=view, part="decoder", layer=2, query=bus.why.query))
+bottle = opened["bottle"]
+view = SamplingView.from_trace(bottle.trace, bottle.image, names=names)
+display(SamplingExplorer(view=view, part="decoder", layer=2, query=bottle.why.query))
 
 # %%
-points = points_of(view, "decoder", 2, bus.why.query)
-end = points.x < 80  # the bus begins at 60
-print(f"weight on the bus's left end: {points.weight[end].sum() / points.weight.sum():.0%}")
-assert points.weight[end].sum() < 0.05 * points.weight.sum()
+points = points_of(view, "decoder", 2, bottle.why.query)
+x1, y1, x2, y2 = bottle.box.tolist()  # of the image, 0 to 1
+h, w = bottle.image.shape[1:]
+inside = (points.x > x1 * w) & (points.x < x2 * w) & (points.y > y1 * h) & (points.y < y2 * h)
+print(f"weight on what the image shows of the bottle: {points.weight[inside].sum() / points.weight.sum():.0%}")
+print(f"above the image: {points.weight[points.y < 0].sum() / points.weight.sum():.1%}")
+assert points.weight[inside].sum() > 0.7 * points.weight.sum()
 
 # %% [markdown]
-# On windows, at the wheel, under the sign, two on the ball; the sign itself gets only light ones. And nearly all inside the box that it was
-# given: offsets are counted in box sides. That box cuts off the left end, so what it looks at is a short vehicle.
-# Perhaps that is why it says car.
+# At its foot, in its middle, at the upper edge, and nearly all inside the box that it was given: offsets are counted in
+# box sides. It looked in the right place, and the neck is not there to be seen: what is left is a short, wide vessel.
+# Perhaps that is why it says cup.
 #
 # ## Batch 1, batch 2
 #

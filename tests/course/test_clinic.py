@@ -11,7 +11,7 @@ ONLY_IN_COMPANY = ("padding not masked", "valid_ratios forgotten")
 
 @pytest.fixture(scope="module")
 def well():
-    return {weights: clinic.look(clinic.healthy(weights), 4) for weights in ("tiny_two_stage", "tiny")}
+    return {weights: clinic.look(clinic.healthy(weights)) for weights in ("tiny_two_stage", "tiny")}
 
 
 def average_precision(look):
@@ -34,8 +34,8 @@ def test_there_are_enough_patients_and_two_innocent_suspects():
 def test_a_patient_shows_it(number, well):
     fault, weights = clinic.PATIENTS[number - 1]
     healthy = well[weights]
-    assert same(clinic.look(clinic.healthy(weights), 4), healthy)
-    alone = clinic.look(clinic.patient(number), 4)
+    assert same(clinic.look(clinic.healthy(weights)), healthy)
+    alone = clinic.look(clinic.patient(number))
     if fault in ONLY_IN_COMPANY:
         assert same(alone, healthy)
         kept = average_precision(clinic.in_company(clinic.healthy(weights), 4))
