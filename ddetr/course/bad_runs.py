@@ -24,7 +24,7 @@ from ..files import write_text
 SIZE = 96
 KEPT = ("kind", "step", "loss", "AP")
 FILE = Path(__file__).with_suffix(".json")
-"""What `main` wrote when the package was made."""
+"""What `main` wrote with the weights that were shipped before those of today."""
 
 
 @dataclass(frozen=True)
