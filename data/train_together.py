@@ -106,10 +106,9 @@ def run(args: argparse.Namespace) -> None:
 
 def split(run: Path) -> None:
     """Make two runs of one."""
+    size = read_checkpoint(run / "model.safetensors").metadata["config"]["test_size"]
     for name in ("tiny_two_stage", "tiny"):
-        model = load_pretrained(
-            name, test_size=read_checkpoint(run / "model.safetensors").metadata["config"]["test_size"]
-        )
+        model = load_pretrained(name, test_size=size)
         for file in (run / "model.safetensors", *(file for _, file in snapshots(run))):
             own = run / name / file.relative_to(run)
             own.parent.mkdir(parents=True, exist_ok=True)
@@ -149,6 +148,8 @@ def main() -> None:
     if args.split:
         split(args.split)
         return
+    if not (args.data and args.out):
+        parser.error("training needs --data and --out")
     with distributed.process_group(torch.device("cpu")):
         run(args)
 
