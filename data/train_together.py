@@ -29,13 +29,15 @@ from ddetr.models import DeformableDETR
 from ddetr.models.inputs import check_targets
 
 PREFIX = "one_stage."
+PADDED = 0.25  # of the batches have images of different sizes on purpose
 
 
 class Together(DeformableDETR):
     """A two-stage model with all that a one-stage model has behind the encoder; it is evaluated as the two-stage one.
 
     The losses of the one-stage part have names that begin with "one_stage_". In training each batch is shrunk by a
-    factor drawn between `smallest` and 1, all its images alike, so that there is no more padding than without.
+    factor drawn between `smallest` and 1, all its images alike, so that there is no more padding than without; in one
+    batch of four each image has its own factor, so that the group norms learn what padding does to them.
     """
 
     def __init__(self, two_stage: DeformableDETR, one_stage: DeformableDETR, smallest: float = 1.0) -> None:
@@ -56,7 +58,8 @@ class Together(DeformableDETR):
         """As `DeformableDETR.forward`."""
         if not self.training:
             return super().forward(images)
-        images, targets = shrunk(images, targets, 1 - (1 - self.smallest) * float(torch.rand(())))
+        if self.smallest < 1:
+            images, targets = shrunk(images, targets, self.factors(len(images)))
         batch = self.batch_images(images)
         checked = check_targets(targets, batch.sizes, self.config.num_classes, batch.images.device)
         tokens = self.pre_transformer(batch)
@@ -69,11 +72,19 @@ class Together(DeformableDETR):
             losses |= {prefix + name: loss for name, loss in own.items()}
         return losses
 
+    def factors(self, images: int) -> list[float]:
+        """What each image of a batch is shrunk by."""
+        alike = float(torch.rand(())) >= PADDED
+        drawn = torch.rand(1).expand(images) if alike else torch.rand(images)
+        return (1 - (1 - self.smallest) * drawn).tolist()
 
-def shrunk(images: Sequence[Tensor], targets: Any, factor: float) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """Images (3, H, W) and their targets' boxes, made smaller by `factor`."""
+
+def shrunk(
+    images: Sequence[Tensor], targets: Any, factors: Sequence[float]
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Images (3, H, W) and their targets' boxes, each made smaller by its factor."""
     small, boxes = [], []
-    for image, target in zip(images, targets, strict=True):
+    for image, target, factor in zip(images, targets, factors, strict=True):
         h, w = image.shape[-2:]
         size = (round(h * factor), round(w * factor))
         small.append(F.interpolate(image[None], size, mode="bilinear", antialias=True)[0])

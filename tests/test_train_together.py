@@ -38,7 +38,7 @@ def test_its_losses_are_those_of_both_models_on_one_encoder(together):
 def test_boxes_shrink_with_their_images(together):
     image, boxes = torch.zeros(3, 60, 80), torch.tensor([[20.0, 30, 60, 60]])
     image[:, 30:, 20:60] = 1
-    (small,), (target,) = together.shrunk([image], [{"boxes": boxes, "labels": torch.tensor([0])}], 0.5)
+    (small,), (target,) = together.shrunk([image], [{"boxes": boxes, "labels": torch.tensor([0])}], [0.5])
     assert small.shape == (3, 30, 40)
     assert target["boxes"].tolist() == [[10, 15, 30, 30]]
     assert small[:, 16:, 11:29].min() > 0.99
