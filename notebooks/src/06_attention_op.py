@@ -39,7 +39,7 @@ display(figures.pipeline_map(["encoder", "decoder"]))
 # %% [markdown]
 # ## One query, by hand
 #
-# Page 05 left us with two tensors: where each query looks, and how hard. Take them from the last decoder layer.
+# Page 05 left us with two tensors: where each query looks, and how hard. Take the last decoder layer's.
 
 # %%
 trace = {(entry.stage, entry.name): entry.tensor.detach() for entry in tiny.trace([image])}
@@ -56,7 +56,7 @@ print(f"value {tuple(value.shape)} · query {q}, head {m}: {L * P} points")
 
 # %% [markdown]
 # The paper's equation 3, for one head of one query: over all levels and points, add up weight times the value at the
-# location. A location falls between four cells and reads their mean, the nearer the more.
+# location. Between four cells, a location reads their mean, the nearer the more.
 
 
 # %%
@@ -94,7 +94,7 @@ print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_h
 
 # %% [markdown]
 # At most 16 points x 4 corners x 16 channels = 1024, less what lies outside the map. That sum is the whole operator.
-# Step through its 16 points with the slider, or press play: cells read so far are coloured, those of this point framed.
+# Step through its points (coloured: read so far):
 
 # %%
 point = 4
@@ -150,8 +150,7 @@ torch.testing.assert_close(summed, out)
 print(f"largest deviation: {(summed - out).abs().max():.0e}")
 
 # %% [markdown]
-# Yes. The package has four back ends: Python loops, `grid_sample`, C++ and CUDA. They must agree in value *and*
-# gradient. The loop, in float64, is the judge:
+# Yes. The package has four back ends. Python's loop, in float64, is the judge of all, in value *and* gradient:
 
 
 # %%
@@ -176,13 +175,12 @@ for name, missing in available_backends().items():
           f"locations {errors[2]:.0e}, weights {errors[3]:.0e}  in {1e3 * spent:.1f} ms")  # fmt: skip
 
 # %% [markdown]
-# The errors are relative, and float32's own. (The loop is for reading. What is not here is no loss: nothing below
-# needs a compiler or a GPU.)
+# The errors are relative, and float32's own. Nothing below needs a compiler or a GPU.
 #
 # ## Why does it not run on the CPU elsewhere?
 #
 # Nobody wrote it: the official C++ for the CPU only raises "Not implement on cpu". mmcv and Hugging Face fall back to
-# `grid_sample` there, as we do on a Mac's GPU, and where nothing is built, as for "cuda" on a machine that has none:
+# `grid_sample`, as we do where there is no kernel:
 
 # %%
 for device in ("cpu", "cuda", "mps"):
@@ -191,8 +189,8 @@ for device in ("cpu", "cuda", "mps"):
 # %% [markdown]
 # ## So why a kernel?
 #
-# Look at `samples` again: `(B*M, D, Q, L*P)`, every read of every query, written down before anyone adds it up. In the
-# encoder, the portrait of page 01 asks with 5532 queries, 8 heads, 32 channels:
+# `samples` is `(B*M, D, Q, L*P)`: every read of every query, before anyone adds it up. Take page 01's portrait in the
+# encoder: 5532 queries, 8 heads, 32 channels.
 #
 # **Predict.** How much larger than the result?
 
@@ -203,10 +201,10 @@ assert samples_bytes == L * P * result_bytes
 print(f"samples {samples_bytes / 1e6:.0f} MB, result {result_bytes / 1e6:.1f} MB")
 
 # %% [markdown]
-# L * P = 16 times, and stacking and weighting make copies. A *kernel* is one function that does the whole operator: it
-# adds each read to a sum in a register, one of the few numbers that a processor keeps inside, and forgets it.
+# L * P = 16 times, before stacking and weighting make copies. A *kernel* does it all in one function: it adds each read
+# to a sum in a register, a number that the processor keeps inside, and forgets it.
 #
-# **Predict.** Four times the tokens, forward and backward: what happens to the time, and to the memory?
+# **Predict.** Four times the tokens, forward and backward: what happens to time and memory?
 
 # %%
 portrait = ((60, 69), (30, 35), (15, 18), (8, 9))  # the levels of 480 x 546 pixels
@@ -241,9 +239,8 @@ assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"]
 display(cost.curves(token_counts, costs, "forward and backward on the processor, 8 heads of 32 channels"))
 
 # %% [markdown]
-# Time and memory grow with the tokens. `grid_sample`'s memory is more than ten times the kernel's (without what either
-# keeps inside one operation, and hands back at once), and on a large map its time is several times as long. An image of
-# 800 x 1333 has four times these tokens, and the encoder has six such layers. The same on a GPU:
+# Both grow with the tokens. `grid_sample`'s tensors hold more than ten times the kernel's and, on a large map, it takes
+# several times as long. An image of 800 x 1333 has four times these tokens, and the encoder six layers. On a GPU:
 
 # %% tags=["gpu"]
 if torch.cuda.is_available():
@@ -257,9 +254,8 @@ else:
 # %% [markdown]
 # ## One thread
 #
-# A GPU runs thousands of *threads*: the same function, each with another number. They come in *blocks*, here of 256,
-# and run in *warps* of 32, in step. Your program starts all of them with one call,
-# `forward_kernel<<<blocks, 256>>>(...)`. This is ours; the words are below it:
+# A GPU runs thousands of *threads*: one function, each with another number. They come in *blocks*, here of 256, and run
+# in *warps* of 32, in step. Your program starts them all with `forward_kernel<<<blocks, 256>>>(...)`:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
@@ -267,20 +263,17 @@ print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 # %% [markdown]
 # | it says | it means |
 # |---|---|
-# | `template <int N, int SIZE, ...>` | the compiler makes one kernel for each case: N channels a thread, SIZE threads a head, `scalar_t` float32 or float16, `index_t` a whole number of 32 or 64 bits |
-# | `__global__ void` | runs on the GPU, is started from the CPU, and returns nothing: it writes where `out` points |
-# | `__launch_bounds__(kBlock)` | "never more than 256 threads a block", so that the compiler can give each more registers |
-# | `const __grid_constant__ Layout` | our S, M, D, Q, L, P and the levels' sizes, one copy that all threads read |
-# | `Sampling<...>` | where locations and weights lie in memory |
-# | `const scalar_t* value` | where the tensor `value` begins in memory; `*` is an address |
-# | `blockIdx.x`, `threadIdx.x` | all that tells one thread from another: which block, which thread in it |
-# | `active` | false for threads past the last head: the last block is rarely full |
-# | `forward_head<N>(WarpGroup<SIZE>(), ...)` | the work, in another file; a `WarpGroup` lets the threads of a head talk to each other |
+# | `template <int N, int SIZE, ...>` | one kernel for each case: N channels a thread, SIZE threads a head, each type of number |
+# | `__global__`, `__launch_bounds__` | runs on the GPU, in blocks of at most 256 threads |
+# | `__grid_constant__ Layout`, `Sampling` | S, M, D, Q, L, P, and where locations and weights lie: one copy for all threads |
+# | `scalar_t* value` | the address where `value` begins |
+# | `active` | false past the last head: the last block is rarely full |
+# | `forward_head`, `WarpGroup<SIZE>` | the work, in another file; lets a head's threads talk to each other |
 #
-# So the line to read twice is `index = ...`: from its two numbers a thread works out which head of which query is its own.
+# All that tells one thread from another is `blockIdx.x` and `threadIdx.x`; from these, `index` says which head of which
+# query is its own. A thread takes 16 bytes, four channels; the tiny model's 16 channels need SIZE = 4.
 #
-# A thread takes 16 bytes, four channels, so the tiny model's 16 channels need SIZE = 4 threads a head. **Predict**: which
-# head of which query is thread 32's? In Python:
+# **Predict.** Which head of which query is thread 32's?
 
 # %%
 N, SIZE, BLOCK = 4, 4, 256  # channels a thread, threads a head, threads a block
@@ -303,17 +296,10 @@ print(f"{B * Q * M} heads x {SIZE} threads = {B * Q * M * SIZE}: {blocks} blocks
 print(excerpt("cuda/head.h", "gather"))
 
 # %% [markdown]
-# | it says | it means |
-# |---|---|
-# | `DDETR_HOST_DEVICE` | compile this for the GPU and for the CPU |
-# | `Placed<T>` | a point that has been placed: the token of its top left corner, the four shares, its attention weight |
-# | `T (&sum)[N]` | the N sums of this thread, in registers; `&`: the caller's own, not a copy |
-# | `token_stride` | M * D, how far it is from one token's numbers to the next one's |
-# | `point.inside(k)` | our `0 <= row < h and 0 <= column < w`, for corner k of four |
-# | `Pack`, `load_pack<N>` | N neighbouring numbers, read in one go: 16 bytes |
-#
-# Its loop over k is our `corners`, its loop over c our `by_hand +=`. (The first `if` lets a weight of NaN show, even
-# where nothing is read.) In Python, one thread after the other:
+# `point` knows its top left token, the four shares and its attention weight; `token_stride` is M * D, from one token's
+# numbers to the next one's; `load_pack` reads N neighbouring numbers in one go; `sum` stays in registers (`&`: the
+# caller's own, not a copy). The loop over k is our `corners`, the loop over c our `by_hand +=`. In Python, one thread
+# after the other:
 
 # %%
 numbers, strength = value.numpy(), weights.numpy()
@@ -336,11 +322,10 @@ torch.testing.assert_close(torch.from_numpy(result).view(B, Q, M * D), out)
 print(f"largest deviation: {np.abs(result.reshape(B, Q, M * D) - out.numpy()).max():.0e}")
 
 # %% [markdown]
-# You have run a kernel, every thread of it, slowly. The real one is cleverer in one thing: your four threads of a head
-# each placed all 16 points. There, each places four and hands them round its warp, from register to register.
+# You have run a kernel, every thread of it. The real one is cleverer in one thing: your four threads of a head each
+# placed all 16 points; there, each places four and hands them round.
 #
-# And its file, `head.h`, needs no GPU: a C++ compiler makes the same code run with ordinary threads in the place of
-# CUDA's.
+# And its file, `head.h`, needs no GPU: `DDETR_HOST_DEVICE` has it compiled for the CPU too, with ordinary threads:
 
 # %%
 reason = available_backends()["cpu"]  # it is in the same library
@@ -356,9 +341,8 @@ else:
 # %% [markdown]
 # ### Exercise: thread to number
 #
-# The official kernel has one thread for each number of the output. Write `thread_address(block, thread, block_size,
-# Q, M, D)` -> `(b, q, m, d)`; the output is (B, Q, M, D), and neighbouring threads take neighbouring numbers in
-# memory.
+# The official kernel has one thread for each number of the output (B, Q, M, D), in the order of memory. Write
+# `thread_address(block, thread, block_size, Q, M, D)` -> `(b, q, m, d)`.
 
 
 # %%
@@ -384,7 +368,7 @@ check("06.thread_address", thread_address)
 # Memory comes in sectors of 32 bytes: who reads one number gets eight. Query `q`'s warp has 8 heads x 4 threads, each
 # at one corner.
 #
-# **Predict.** How many sectors? And if `value` lay as `grid_sample` has it, a whole map for each channel?
+# **Predict.** How many sectors? And if `value` lay as maps, one for each channel?
 
 # %%
 tokens = [next(reads(0, q, m))[0] for m in range(M)]  # each head's first corner
@@ -396,13 +380,12 @@ layouts = {
 display(kernel_thread.warp_reads(layouts))
 
 # %% [markdown]
-# Channels last, every byte that arrives is wanted: the reads are *coalesced*. Channels first, seven eighths are
-# thrown away.
+# Channels last, every byte is wanted: the reads are *coalesced*.
 #
 # ## Backward: two threads at one number
 #
-# Forward, each thread *gathers*, and writes numbers that are its own. Backward turns the arrows around: each thread
-# *scatters* its gradient to the cells that it read. Take our query and its three nearest, one thread each, on level 3.
+# Forward, each thread *gathers*, and writes numbers that are its own. Backward, it *scatters* its gradient to the cells
+# that it read. Take our query and its three nearest, one thread each, on level 3.
 #
 # **Predict.** Does any cell get additions from all four?
 
@@ -414,10 +397,9 @@ theirs = [{query: tensor[0, query, m, level] for query in near} for tensor in (l
 display(kernel_thread.scatter(sizes[level], starts[level], *theirs, level, m))
 
 # %% [markdown]
-# Two do: a 4 means that all four add to it. Each arrow into the framed cell is one addition of one thread, and for one
-# channel they all lead to the same number in memory. Nobody owns a cell.
+# Where it says 4. For one channel, all arrows lead to the same number in memory: nobody owns a cell.
 #
-# Now all 50 queries, all levels, one head. **Predict**: on which level do strangers meet most?
+# Now all 50 queries, one head. **Predict**: on which level do strangers meet most?
 
 # %%
 m = 0
@@ -427,10 +409,10 @@ for token, level, _, _ in itertools.chain.from_iterable(reads(0, q, m) for q in 
 display(kernel_thread.collisions(counts, f"{Q} queries, head {m}"))
 
 # %% [markdown]
-# On the coarsest: the same reads on fewer cells. (More than 50, because a query's points may share a cell.)
+# On the coarsest: the same reads on fewer cells. (A query's points may share one, so a count can pass 50.)
 #
-# Adding is three steps: read, add, write. If two threads read before either writes, one addition is lost. Let every
-# query have a thread, all in step, for one channel. **Predict**: how much of level 3's gradient will be missing?
+# Adding is three steps: read, add, write. If two threads read before either writes, one addition is lost. Give every
+# query a thread, all in step. **Predict**: how much of level 3's gradient will be missing?
 
 # %%
 d = 0
@@ -465,10 +447,9 @@ print("not atomic, missing on each level:", ", ".join(f"{share:.0%}" for share i
 assert shares[3] > 0.1
 
 # %% [markdown]
-# No error is raised. The coarser the level, the fewer the cells, the more is lost. (PyTorch has the same trap:
-# `grad[where] += what` loses, `grad.index_add_(0, where, what)` does not.) CUDA's cure is `atomicAdd(address, number)`:
-# read, add and write in one step that nobody can interrupt. The price is order. Threads arrive as they like, and float
-# addition depends on it:
+# The coarser the level, the more is lost, and no error is raised. (PyTorch's `grad[where] += what` loses too;
+# `index_add_` does not.) CUDA's cure, `atomicAdd`, reads, adds and writes in one step. The price is order: threads
+# arrive as they like, and float addition depends on it:
 
 # %%
 a, b, c = (np.float32(x) for x in (1e8, -1e8, 1.0))
@@ -478,8 +459,8 @@ assert (a + b) + c != a + (b + c)
 # %% [markdown]
 # So two CUDA runs differ in the last digits. (`torch.use_deterministic_algorithms(True)` refuses this backward pass.)
 #
-# **How does the CPU version do without?** It cuts the *cells* among the threads, not the queries: one task for each
-# image, head and level, and each task goes through all queries. Do two tasks ever meet?
+# **The CPU version does without.** It cuts the *cells* among its threads, not the queries: one task for each image,
+# head and level goes through all queries. Do two tasks ever meet?
 
 # %%
 owner = np.full((B, S, M, D), -1)
@@ -492,13 +473,12 @@ assert (owner >= 0).all()
 print(f"{B * M * L} tasks, {owner.size} numbers: each number has one owner")
 
 # %% [markdown]
-# Never: no atomics, and the order of addition is that of the queries, whatever the number of threads. A GPU needs
-# thousands of tasks, not 32.
+# Never: no atomics, and always the same order. But a GPU needs thousands of tasks, not 32.
 #
 # ### The other two gradients
 #
-# Those of location and weight belong to one point of one query: no strangers meet. But they are sums over D channels,
-# and a thread holds four. The head's threads add theirs up, and one writes. By hand:
+# A location and a weight belong to one point of one query: no strangers meet. But their gradients are sums over D
+# channels, and a thread holds four: a head's threads add theirs up, and one writes. By hand:
 
 # %%
 m, level, p = 4, 2, 1
@@ -522,8 +502,8 @@ assert math.isclose(grad_x, package_x, rel_tol=1e-3, abs_tol=1e-6)
 #
 # ### Exercise: scatter
 #
-# `scatter(grads, places, size)`: the gradients (N, D) of what was read at N places (N, 2), as (x, y) in cells from
-# the top left corner of the map, read as in `bilinear_sample` -> (h, w, D), the gradient of the map of `size` (h, w).
+# `scatter(grads, places, size)`: the gradients (N, D) of what `bilinear_sample` read at `places` (N, 2), as (x, y) ->
+# (h, w, D), the gradient of the map of `size` (h, w).
 
 
 # %%
@@ -554,18 +534,14 @@ check("06.scatter", scatter)
 # %% [markdown]
 # ## Half a pixel: align_corners
 #
-# Where does the 0.5 in `corners` come from? A map of w cells covers [0, 1], and a value sits at its cell's *centre*:
-# cell 0's is at 0.5 / w, so a location x is x * w - 0.5 cells from it.
-#
-# `grid_sample` counts from -1 to 1, in one of two ways. With `align_corners=False` these are the outer edges of the
-# map; with `True` the centres of the first and last cell.
+# Why the 0.5 in `corners`? A value sits at its cell's *centre*: on a map of w cells, a location x is x * w - 0.5 cells
+# from the first. In `grid_sample`, -1 and 1 are edges or centres:
 
 # %%
 display(conventions.draw(conventions.ConventionState(4, 0.2)))
 
 # %% [markdown]
-# **Predict.** A map of 4 cells, of 20, of 160: does the mistake grow? Read a ruler, a map whose cells hold their own
-# centre's place:
+# **Predict.** A map of 4 cells, of 20, of 160: does the mistake grow? Read a ruler, whose cells hold their own place:
 
 
 # %%
@@ -580,15 +556,14 @@ for cells in (4, 20, 160):
     assert math.isclose(wrong - right, 0.5 - 0.2, abs_tol=1e-3)
 
 # %% [markdown]
-# It is 0.5 - x cells on any map: nothing in the middle, half a cell at the borders. But a cell of level 3 is 64
-# pixels wide. `False` is right here: reference points are (column + 0.5) / w. *(Page 04.)*
-# A model that is trained with one and read with the other still finds its objects, with boxes that have moved, and no
-# error is raised: patient 9 of page 13.
+# No: it is 0.5 - x cells on any map, at most half. But a cell of level 3 is 64 pixels wide. `False` is right here:
+# reference points are (column + 0.5) / w *(page 04)*. Train with one, read with the other, and the boxes move, with no
+# error raised: patient 9 of page 13.
 #
 # ### Exercise: the bug, fixed
 #
-# Somebody's export can only do `align_corners=True`. Their grid is `2 * locations - 1`. Write `grid(locations,
-# size)`: what to give instead, so that it reads where it should. locations (..., 2) as (x, y), size (h, w).
+# Somebody's export can only do `align_corners=True`. Their grid is `2 * locations - 1`. Write `grid(locations, size)`:
+# what to give instead. locations (..., 2) as (x, y), size (h, w).
 
 
 # %%
@@ -612,8 +587,8 @@ check("06.grid", grid)
 # %% [markdown]
 # ## What happens outside the map?
 #
-# Locations are reference plus offset, and nothing bounds them. Walk across the left border of a map of ones.
-# **Predict**: where does what is read begin to fall, and where is it zero?
+# Nothing bounds a location. Walk across the left border of a map of ones. **Predict**: where does the reading begin to
+# fall, and where is it zero?
 
 # %%
 cells = torch.linspace(-1.5, 2, 141)  # from the left edge of the map
@@ -634,9 +609,8 @@ print(f"in its last layer {away.float().mean():.0%} of the trained decoder's poi
       f"they hold {lost:.0%} of the attention")  # fmt: skip
 
 # %% [markdown]
-# Not rare: on maps this small more than a third of the attention buys a zero. Such a point's own location gets no
-# gradient; it moves only when other points move the layer that all offsets come from. And a NaN, or infinity? Zero as
-# well:
+# Not rare, on maps this small. Such a point gets no gradient of its own: it moves only when others move the layer that
+# all offsets come from. And a location of NaN, or infinity?
 
 # %%
 for bad in (float("nan"), float("inf"), -1e30):
@@ -647,8 +621,8 @@ for bad in (float("nan"), float("inf"), -1e30):
 # %% [markdown]
 # ## im2col_step, and a batch of 65
 #
-# The official code starts its kernel once for every `im2col_step` = 64 images, a name from deformable convolution,
-# whose buffers ("im2col": image to columns) had to fit. First it checks batch % min(batch, 64) == 0:
+# The official code starts its kernel once for every `im2col_step` = 64 images (a name from deformable convolution,
+# whose buffers had to fit). First it checks batch % min(batch, 64) == 0:
 
 # %%
 refused = [batch for batch in range(1, 140) if batch % min(batch, 64)]
@@ -660,8 +634,7 @@ torch.testing.assert_close(whole, torch.cat(single))
 print(f"ours, 65 images: {tuple(whole.shape)}, {(whole - torch.cat(single)).abs().max():.0e} from one by one")
 
 # %% [markdown]
-# 65 to 127 fail. People meet it with video, whose frames are folded into the batch; a larger `im2col_step` helps.
-# Ours has no buffer and no step: one start, and `index` counts through all images.
+# People meet it with video, its frames folded into the batch. A larger `im2col_step` helps; ours has none.
 #
 # ## Half precision
 #
@@ -674,10 +647,10 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:14}  a location is off by up to {off:.5f} cells, {8 * off:.4f} pixels")
 
 # %% [markdown]
-# A third of a cell in bfloat16, not far from the align_corners bug. So `value` may be in 16 bits here; locations and
-# weights stay in float32, under autocast too. (mmcv turns all into the type of `value`.)
+# In bfloat16 that is nearly the align_corners bug. So only `value` may be in 16 bits here; locations and weights stay
+# in float32, under autocast too.
 #
-# **Sums**: a cell's gradient is a sum over queries. Say 5000 queries add 1 each.
+# **Sums**: 5000 queries add 1 each to a cell's gradient.
 
 # %%
 total = torch.zeros((), dtype=torch.float16)
@@ -691,8 +664,8 @@ assert total == 2048
 assert (grad == 5000).all()
 
 # %% [markdown]
-# After 2048, float16's next number is 2050, so 2048 + 1 rounds back and stays. The kernels add up in float32, and round
-# once, at the end.
+# After 2048, float16's next number is 2050: 2048 + 1 rounds back. The kernels add in float32, and round once, at the
+# end.
 #
 # **NaN**: float16 ends at 65504. What is larger becomes infinite, and then even a weight of zero does not help:
 
@@ -703,13 +676,13 @@ for dtype in (torch.float32, torch.float16):
     print(f"{dtype!s:13}  value {large.to(dtype).item():>7}, weight 0 -> {read.item()}")
 
 # %% [markdown]
-# Every query that reads such a token is NaN, and after one more step so is the network. bfloat16 reaches as far as
+# Every query that reads such a token is NaN, and one training step later the whole network. bfloat16 reaches as far as
 # float32: it blurs where float16 breaks. The official operator takes neither: "not implemented for 'Half'".
 #
 # ## Take with you
 #
-# * The operator is a sum of L * P weighted reads, each a mean of four cells; a kernel keeps the sum and never stores the reads.
-# * Forward gathers, backward scatters: a GPU needs atomics where strangers meet, a CPU gives each number one owner.
+# * The operator is a sum of L * P weighted reads, each a mean of four cells; a kernel keeps only the sum.
+# * Forward gathers, backward scatters: a GPU needs atomics, a CPU gives each number one owner.
 # * Values sit at cell centres: `align_corners=False`, zeros outside, places in float32.
 #
 # Questions answered here: 7 (outside the map), 16 (im2col_step), 17 (align_corners), 18 (CPU, grid_sample), 19 (half

@@ -61,7 +61,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 # %% [markdown]
 # ## What it costs
 #
-# This page trains. Lengths are in steps: what to expect is the same on any machine, only the minutes are yours.
+# This page trains. What to expect is the same on any machine, only the minutes are yours.
 #
 # | run | steps | minutes, one slow core, idle or busy | expect |
 # |---|---|---|---|
@@ -70,7 +70,7 @@ display(figures.pipeline_map(figures.PIPELINE))
 # | 64 images | 288 | 1.5 to 4 | AP50 above 0.1, and rising |
 # | fine-tuning, 64 images | 256 | 0.8 to 5 | other images improve too |
 #
-# The data is drawn on the spot, 64 images to train on and 16 held out:
+# The data is drawn on the spot; `val` is held out:
 
 # %%
 drawn = {"train": 12 if FAST else 64, "val": 4 if FAST else 16, "workers": 1, "progress": False}
@@ -88,7 +88,7 @@ for split in ("train", "val"):
 # %% [markdown]
 # ## One step
 #
-# What is a step? Losses, backward, clip, update. Nothing else:
+# Losses, backward, clip, update. Nothing else:
 
 # %%
 torch.manual_seed(0)
@@ -121,8 +121,8 @@ print(f"largest deviation: {max((a - b).abs().max().item() for a, b in pairs):.0
 # %% [markdown]
 # ## First rung: one image
 #
-# A detector that cannot learn one image by heart has a bug, in it or in the data. Fresh weights, no augmentation, AP on the
-# very image it trains on.
+# A detector that cannot learn one image by heart has a bug, in it or in the data. Fresh weights, no augmentation, AP on
+# the same image.
 #
 # **Predict.** The image has 3 objects, the model 50 queries. What falls first: the class loss or the box losses?
 
@@ -163,14 +163,14 @@ print(f"AP {last(seen, 'AP'):.2f}, AP50 {last(seen, 'AP50'):.2f} on its one imag
 print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 
 # %% [markdown]
-# The class loss falls first, unevenly. "Nothing" was there from the start *(the bias of -4.6, page 09)*; what is learnt
-# is three names, and they are easier than four exact numbers each.
-# Look at the sampling points of the car's query: a fresh star, then a net over the car.
+# The class loss falls first, unevenly. "Nothing" was there from the start *(the bias of -4.6, page 09)*; three names
+# are easier than three times four exact numbers. Look at the car's sampling points: a fresh star, then a net over the
+# car.
 #
 # ## Second rung: eight images
 #
-# One image can be learnt by ignoring it: always give the same three boxes. With eight, the model has to look. **Predict**:
-# 320 steps for eight images, 120 for one. Will AP reach 1 again?
+# One image can be learnt without looking at it: always give the same three boxes. With eight, the model has to look.
+# **Predict**: 320 steps for eight images, 120 for one. Will AP reach 1 again?
 
 # %%
 eight, seen = climb(8, batch_size=2)
@@ -185,8 +185,8 @@ print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 #
 # ## Every image gets the same boxes
 #
-# For a while that is normal. Train a fresh one-stage `tiny` for 24 steps, and ask how far each query's box moves from image
-# to image. **Predict** the number for the fresh model.
+# For a while that is normal. Train a fresh one-stage `tiny` for 24 steps, and ask how far each query's box moves from
+# image to image. **Predict** the number for the fresh model.
 
 # %%
 data = toy("train", limit=8)
@@ -211,10 +211,12 @@ with torch.no_grad():
 display(dashboard.best_boxes(pictures[:3], found))
 
 # %% [markdown]
-# Each picture shows its three best queries. In the first row they are other queries in each picture, and each query's own
-# box hardly moves: the image decides who speaks, not yet what is said. In a fresh one-stage model nothing of the image reaches the boxes, because the last layer of the box branch starts at zero. If the number
-# stays small after thousands of steps, suspect that the image does not arrive: wrong normalisation, a mask that is True
-# everywhere, a frozen backbone without weights. Page 13 finds the place.
+# In a fresh one-stage model nothing of the image reaches the boxes: the last layer of the box branch starts at zero.
+# After some steps (first row) each picture has other best queries, but their own boxes hardly move: the image decides
+# who speaks, not yet what is said.
+#
+# If the number stays small after thousands of steps, suspect that the image does not arrive: wrong normalisation, a
+# mask that is True everywhere, a frozen backbone without weights. Page 13 finds the place.
 #
 # ## Third rung: sixty-four
 #
@@ -231,14 +233,13 @@ print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 assert FAST or (last(seen, "AP50") > 0.1 and held_out["AP"] < last(seen, "AP"))
 
 # %% [markdown]
-# Not by heart yet, and worse on others. From scratch that takes thousands of drawings and some hours of a slow core: so
-# the shipped weights were made (AP 0.64, `data/weights/tiny_two_stage.md`). The ladder is no training. It finds bugs
-# while they are cheap.
+# Not by heart yet, and worse on others. To do well there, the shipped weights took thousands of drawings and hours of a
+# slow core (`data/weights/tiny_two_stage.md`). The ladder is no training: it finds bugs while they are cheap.
 #
 # ## The loss falls and AP stays 0: a checklist
 #
-# Seven questions, cheapest first. Here for the shipped weights, for the same with every class moved by one (the 91-or-80
-# slip), and for fresh ones:
+# Seven questions, cheapest first, put to the shipped weights, the same with every class moved by one (the 91-or-80
+# slip), and fresh ones:
 
 # %%
 val = toy("val", limit=4, size=160)
@@ -253,13 +254,13 @@ columns = {"shipped": good, "classes off by one": slipped, "fresh": fresh}
 print(checklist.as_table({name: checklist.why_is_ap_zero(model, val) for name, model in columns.items()}))
 
 # %% [markdown]
-# The first NO is where to dig. Only the last row: most boxes are right and the names wrong, so count your labels. From the scores
-# on: too early, or nothing reaches the heads. The fourth row scores the *truth*; if that is not 1, no model can be.
+# The first NO is where to dig. Only the last row: most boxes right, the names wrong, so count your labels. From the
+# scores on: too early, or nothing reaches the heads. The fourth row scores the *truth*; if that is not 1, no model can
+# be.
 #
 # ## A run that is over
 #
-# The dashboard can be drawn again from a run's log and snapshots, a run of your cluster's too. Play it. *(Without a
-# kernel you see its end.)*
+# The dashboard can be drawn again from a run's log and snapshots, your cluster's too. Play it:
 
 # %%
 state = dashboard.read_run(FOLDER / "rung_8", *toy("train")[0], title="images: 8", scored_on="the same images")
@@ -271,10 +272,9 @@ dashboard.replay(state)
 # %% [markdown]
 # ## Two hours in four seconds
 #
-# Four runs made the shipped weights, each from where the last one stopped. The first, of an hour, saw images of 160 pixels
-# and kept a snapshot every two minutes. The last saw up to 240, and its last snapshot is the last frame here. (The
-# steps of the two between are not counted.) Watch the boat. **Predict**: will the token at its centre look wider at the
-# end than at the start, or closer?
+# Several runs made the shipped weights, each from where the last stopped. These are snapshots of the first and, at the
+# end, of the last, which saw larger pictures. Watch the boat. **Predict**: will the token at its centre end up looking
+# wider, or closer?
 
 # %%
 frames = shipped_timelapse()
@@ -291,10 +291,9 @@ for title in view.points:
 assert shares[-1] < shares[-2] < shares[0] < shares[1]  # the encoder's
 
 # %% [markdown]
-# The encoder's token starts as a star that weighs everything alike, looks wider still, and ends with its weight on sail and
-# hull. Its last step is mostly not learnt: offsets count cells, and at 240 pixels a cell is a smaller part of the
-# picture. The decoder's points fill the box that the query has, so they move with it: about as wide at the end as at
-# the start, but mostly on the boat, many heavy ones near the box's border.
+# The encoder's token starts as a star that weighs everything alike, looks wider still, and ends with its weight on sail
+# and hull. (Its last step is mostly not learnt: offsets count cells, and in a larger picture these are a smaller part.)
+# The decoder's points fill their query's box: about as wide as at the start, but mostly on the boat.
 #
 # ## Who learns slowly
 #
@@ -308,9 +307,9 @@ for group in schedule.parameter_groups(build_model("r50"), replace(TINY_RECIPE, 
     )
 
 # %% [markdown]
-# The backbone, because it comes trained from ImageNet and should not be shaken. (`tiny` starts from nothing: there it
-# takes the full rate.) And `sampling_offsets` and `reference_points`: *slow*. Why? Give them the full rate for one step,
-# and measure how far the sampling points jump:
+# The backbone, because it comes trained from ImageNet. (`tiny` starts from nothing: there it takes the full rate.) And
+# `sampling_offsets` and `reference_points`: *slow*. Why? Give them the full rate for one step, and measure how far the
+# sampling points jump:
 
 
 # %%
@@ -332,16 +331,15 @@ print(f"one step moves each point by {full:.3f} cells at the full rate, {tenth:.
 assert full > 5 * tenth
 
 # %% [markdown]
-# AdamW's step is about as long as the rate, however small the gradient. A point's offset is a sum over 128 inputs, so 128
-# small steps add up. A hundredth of a cell is little, but AdamW repeats it: after a hundred steps the same way a point
-# is a cell further, 64 pixels on level 3. It reads something else there, and what the layers above have learnt about it is
-# void.
+# AdamW's step is about as long as the rate, however small the gradient, and a point's offset is a sum over 128 inputs:
+# 128 small steps add up. A hundredth of a cell is little, but a hundred steps the same way are a cell, 64 pixels on
+# level 3, and what the layers above have learnt is void.
 #
 # ### Exercise: the parameter groups
 #
-# `parameter_groups(parameters)` takes a list of `(name, trainable)` and returns a dict of three lists of names:
-# `"backbone"` for what begins with `backbone.`, `"slow"` for names that contain `sampling_offsets` or `reference_points`,
-# `"transformer"` for the rest. What is not trainable is in none.
+# `parameter_groups(parameters)`: a list of `(name, trainable)` -> a dict of three lists of names. `"backbone"`: begins
+# with `backbone.`; `"slow"`: contains `sampling_offsets` or `reference_points`; `"transformer"`: the rest. What is not
+# trainable is in none.
 
 
 # %%
@@ -369,8 +367,8 @@ check("11.parameter_groups", parameter_groups)
 # %% [markdown]
 # ## Your own classes
 #
-# Fine-tuning starts from weights that know other classes. With `DDETR_COCO` set, this takes your folder's three most
-# frequent categories; otherwise four categories that the shipped weights have never seen.
+# With `DDETR_COCO` set, this takes your folder's three most frequent categories; otherwise four that the shipped
+# weights have never seen.
 
 # %%
 if COCO:
@@ -386,7 +384,7 @@ tune_val = toy("val", folder="tune", size=size)
 print("classes:", ", ".join(category["name"] for category in tune_data.categories))
 
 # %% [markdown]
-# **Predict.** 12 classes become 4. Which of the 191 tensors must start afresh? `load_pretrained` says so in its log:
+# **Predict.** 12 classes become 4. Which of the 191 tensors must start afresh?
 
 # %%
 logging.getLogger("ddetr.checkpoints").handlers = [logging.StreamHandler(sys.stdout)]
@@ -399,11 +397,9 @@ print(f"{len(kept)} tensors kept; afresh: {sorted(set(after) - set(kept))[:2]}, 
 assert all("class_embed" in name for name in set(after) - set(kept))
 
 # %% [markdown]
-# Only the class heads: one for each decoder layer, and the proposals' own, which people forget. Boxes, offsets, encoder
-# and backbone know nothing of classes.
+# Only the class heads: one for each decoder layer, and the proposals' own, which people forget.
 #
-# Train, and stop in the middle. A callback that sets `state.stopped` does what Ctrl-C or the notebook's stop button
-# does: the step is finished, a checkpoint written.
+# Train, and stop in the middle. Setting `stopped` does what Ctrl-C does: the step is finished, a checkpoint written.
 
 # %%
 tune_options = TrainOptions(
@@ -426,7 +422,7 @@ assert halted.progress(tune_options) < 1
 print(f"stopped at step {halted.step}; on disk: {sorted(path.name for path in (FOLDER / 'tune_run').iterdir())}")
 
 # %% [markdown]
-# Now forget everything and go on, as after a reboot: another model object, other weights, `resume=True`.
+# Now go on, as after a reboot: another model object, other weights, `resume=True`.
 
 # %%
 tuned = build_model(tuned.config)
@@ -440,17 +436,17 @@ print(f"measured: {last(board.state, 'minutes'):.2f} minutes")
 assert FAST or COCO or last(board.state, "AP") > held_out["AP"]
 
 # %% [markdown]
-# As many images as the third rung, classes that it had never seen, fewer steps, and yet better on images that it was not
-# trained on. (There are only four classes to tell apart, too.) What transfers is everything but the names.
+# As many images as the third rung, fewer steps, classes that it had never seen, and yet better on held-out images.
+# (There are only four classes to tell apart, too.) What transfers is everything but the names.
 #
-# And a run that was stopped and resumed ends with the weights of one that never stopped, on a CPU to the bit
-# (`tests/engine/test_resume.py`): order, augmentation and dropout are drawn from the seed and the step's number.
+# And on a CPU the resumed weights are, to the bit, those of a run that never stopped: whatever is random depends on the
+# seed and the step's number alone.
 
 # %% [markdown]
 # ## The same run from the command line, and by torchrun
 #
-# The command line outlives a notebook, and torchrun starts it in several processes, each with its share of a step's
-# images. (`python -m torch.distributed.run` is torchrun's long name.)
+# The command line outlives a notebook. torchrun (`python -m torch.distributed.run`) starts it in several processes,
+# each with its share of a step's images.
 
 # %%
 options = "-m ddetr train --data toy --limit 4 --augment none --size 64 --epochs 1 --log-every 1 --device cpu"
@@ -471,15 +467,15 @@ for name, line in logs.items():
 assert abs(logs["one process"]["loss"] / logs["two processes"]["loss"] - 1) < 0.05
 
 # %% [markdown]
-# Four images a step in both, divided by the objects of all four: the same loss, but for what padding does, which
-# may show in later digits: each process pads its own two images. On a machine with eight GPUs, all of COCO is one line:
+# Four images a step in both, divided by the objects of all four: the same loss. (Each process pads its own two images,
+# which may show in later digits.) On eight GPUs, all of COCO is one line:
 #
 #     torchrun --nproc_per_node 8 -m ddetr train --preset r50 --imagenet --data COCO --out RUN --epochs 50 --batch-size 4
 #
 # ## How small can it be?
 #
-# Data: one image to test the code, some dozens to fine-tune. Batch: 1 works, because frozen batch norms and group norms ask
-# no other image; `accumulate=4` makes one step of four batches. Memory is told from shapes alone. **Predict**: does the
+# Data: one image to test the code, dozens to fine-tune. Batch: 1 works, as frozen batch norms and group norms ask no
+# other image; `accumulate=4` makes one step of four batches. Memory is told from shapes alone. **Predict**: does the
 # paper's model fit into 6 GiB, at two photos of 800 x 1066?
 
 # %%
@@ -491,14 +487,13 @@ for preset, batch, h, w in (
 print(f"measured: {last(board.state, 'memory_mib')} MiB at most for all of this kernel, Python and figures included")
 
 # %% [markdown]
-# Two do not, one does, and two with a shorter side of 600 pixels do: what backward needs goes with the area.
-# `--precision bf16` keeps much of it in two bytes instead of four. (What the allocator and a GPU's libraries take comes on
-# top.)
+# No, but one photo does, and so do two of 600 x 800: what backward needs goes with the area. `--precision bf16` keeps
+# much of it in two bytes instead of four. (The allocator and a GPU's libraries come on top.)
 #
 # ## Which run is sick?
 #
-# Five runs like the page's fine-tuning, made by `python -m ddetr.course.bad_runs`: the loss of training, AP on held-out
-# images. One is healthy. The others are *overfitting*, *diverging*, have a *rate too high* or a *rate too low*.
+# Five runs like the page's fine-tuning: training loss, AP on held-out images. One is `healthy`, one `overfitting`, one
+# `diverging`; one has a `rate too high`, one a `rate too low`.
 
 # %%
 display(training.runs_side_by_side(bad_runs.bad_runs()))
@@ -506,8 +501,7 @@ display(training.runs_side_by_side(bad_runs.bad_runs()))
 # %% [markdown]
 # ### Exercise: spot the bad run
 #
-# `spot_the_bad_run(run)` takes a letter and returns one of the five in words: `"healthy"`, `"overfitting"`,
-# `"diverging"`, `"rate too high"`, `"rate too low"`. A dict is enough.
+# `spot_the_bad_run(run)` takes a letter and returns one of the five, as written above. A dict is enough.
 
 
 # %%
