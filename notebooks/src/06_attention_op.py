@@ -535,7 +535,8 @@ check("06.scatter", scatter)
 # ## Half a pixel: align_corners
 #
 # Why the 0.5 in `corners`? A value sits at its cell's *centre*: on a map of w cells, a location x is x * w - 0.5 cells
-# from the first. In `grid_sample`, -1 and 1 are edges or centres:
+# from the first. `grid_sample` counts from -1 to 1: the outer edges of the map with `align_corners=False`, the centres
+# of its first and last cell with `True`.
 
 # %%
 display(conventions.draw(conventions.ConventionState(4, 0.2)))

@@ -18,7 +18,7 @@ def batch(h, w):
 
 @pytest.mark.parametrize("preset", ["tiny", "tiny_two_stage"])
 def test_compiled_without_graph_breaks(preset):
-    network = TensorModel(build_model(preset, num_classes=3).eval())
+    network = TensorModel(build_model(preset, **SMALL).eval())
     compiled = torch.compile(network, fullgraph=True, dynamic=True, backend="aot_eager")
     with torch.no_grad():
         for size in ((64, 96), (96, 128), (72, 80)):
