@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "../geometry.h"
@@ -83,10 +84,22 @@ inline void store(scalar_t* to, Vec<float> v) {
   for (int i = 0; i < kLanes<float>; ++i) to[i] = static_cast<scalar_t>(v[i]);
 }
 
+// A vector of some lanes of two vectors end to end, by their numbers.
+template <int... Lane, typename V>
+inline auto pick(V a, V b) {
+#if __has_builtin(__builtin_shufflevector)
+  return __builtin_shufflevector(a, b, Lane...);
+#else  // GCC before 12
+  using T = std::remove_reference_t<decltype(a[0])>;
+  constexpr int N = sizeof(V) / sizeof(T);
+  return typename VecOf<T, sizeof...(Lane)>::type{(Lane < N ? a[Lane % N] : b[Lane % N])...};
+#endif
+}
+
 // Every second lane of two vectors end to end, from First on.
 template <int First, typename V, int... I>
 inline V every_second(V a, V b, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(a, b, (First + 2 * I)...);
+  return pick<(First + 2 * I)...>(a, b);
 }
 inline Vec<float> evens(Vec<float> a, Vec<float> b) {
   return every_second<0>(a, b, std::make_integer_sequence<int, kLanes<float>>{});
@@ -104,7 +117,7 @@ inline Vec<double> odds(Vec<double> a, Vec<double> b) {
 // Lanes of a 2 N lane vector from First on, half of them.
 template <int First, typename T, int N, int... I>
 inline typename VecOf<T, N>::type half_of(typename VecOf<T, 2 * N>::type v, std::integer_sequence<int, I...>) {
-  return __builtin_shufflevector(v, v, (First + I)...);
+  return pick<(First + I)...>(v, v);
 }
 
 // Fold a vector onto itself until four lanes are left.
@@ -126,11 +139,11 @@ inline void add_sums(T* sums, const Vec<T> (&v)[4]) {
   } else {
     constexpr int N = kLanes<T>;
     const auto a = fold<T, N>(v[0]), b = fold<T, N>(v[1]), c = fold<T, N>(v[2]), d = fold<T, N>(v[3]);
-    const auto ab = __builtin_shufflevector(a, b, 0, 4, 1, 5) + __builtin_shufflevector(a, b, 2, 6, 3, 7);
-    const auto cd = __builtin_shufflevector(c, d, 0, 4, 1, 5) + __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    const auto ab = pick<0, 4, 1, 5>(a, b) + pick<2, 6, 3, 7>(a, b);
+    const auto cd = pick<0, 4, 1, 5>(c, d) + pick<2, 6, 3, 7>(c, d);
     typename VecOf<T, 4>::type total;
     std::memcpy(&total, sums, sizeof(total));
-    total += __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
+    total += pick<0, 1, 4, 5>(ab, cd) + pick<2, 3, 6, 7>(ab, cd);
     std::memcpy(sums, &total, sizeof(total));
   }
 }
