@@ -114,4 +114,7 @@ If it has a method `before_step(state)`, that is called before each step as well
 
 def is_due(every: float | None, before: float, now: float) -> bool:
     """Whether a multiple of `every` lies between two positions of a run, the latter included."""
-    return every is not None and now // every > before // every
+    if every is None:
+        return False
+    # Without the small number 1.0 would hold nine times 0.1, and a run's end would not be due.
+    return math.floor(now / every + 1e-9) > math.floor(before / every + 1e-9)

@@ -48,7 +48,16 @@ def test_cosine():
 
 @pytest.mark.parametrize(
     ("every", "before", "now", "due"),
-    [(None, 0, 9, False), (2, 1.9, 2, True), (2, 2, 2.5, False), (0.5, 0.9, 1.1, True), (1, 0.2, 5, True)],
+    [
+        (None, 0, 9, False),
+        (2, 1.9, 2, True),
+        (2, 2, 2.5, False),
+        (0.5, 0.9, 1.1, True),
+        (1, 0.2, 5, True),
+        (0.1, 0.95, 1, True),
+        (0.1, 0.25, 0.3, True),
+        (0.1, 0.3, 0.35, False),
+    ],
 )
 def test_what_is_due(every, before, now, due):
     assert is_due(every, before, now) is due
