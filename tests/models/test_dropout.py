@@ -13,6 +13,11 @@ def test_it_drops_the_right_share_and_keeps_the_mean(p):
     assert y.unique().tolist() == pytest.approx([0, 1 / (1 - p)])
 
 
+@pytest.mark.parametrize("p", [0.999999, 1.0])
+def test_nearly_all_is_dropped_too(p):
+    assert (Dropout(p)(torch.ones(1000)) == 0).float().mean().item() > 0.98
+
+
 def test_gradients_flow_where_values_do():
     x = torch.ones(3, 7, requires_grad=True)
     y = Dropout(0.5)(x)
