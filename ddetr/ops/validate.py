@@ -28,6 +28,8 @@ def as_level_sizes(spatial_shapes: LevelSizes) -> list[tuple[int, int]]:
     for level, size in enumerate(sizes):
         if len(size) != 2:
             raise ValueError(f"spatial_shapes[{level}] must be a pair (h, w); got {size}")
+        if any(isinstance(side, (float, str, bool)) for side in size):
+            raise ValueError(f"spatial_shapes[{level}] must hold integers; got {size}")
         if not (size[0] > 0 and size[1] > 0):
             raise ValueError(f"spatial_shapes[{level}] must be positive (h, w); got {size}")
     return sizes

@@ -26,6 +26,8 @@ WRONG_PLAIN = {
     "a level of no size": ({"spatial_shapes": [(16, 1), (0, 5)]}, r"spatial_shapes\[1\] must be positive"),
     "a negative size": ({"spatial_shapes": [(-3, -4), (2, 2)]}, r"spatial_shapes\[0\] must be positive"),
     "float sizes": ({"spatial_shapes": torch.tensor([[3.0, 4.0], [2.0, 2.0]])}, "spatial_shapes must hold integers"),
+    "a list of float sizes": ({"spatial_shapes": [(3.0, 4.0), (2, 2)]}, r"spatial_shapes\[0\] must hold integers"),
+    "a size in letters": ({"spatial_shapes": [(3, 4), ("2", 2)]}, r"spatial_shapes\[1\] must hold integers"),
     "sizes in a row": ({"spatial_shapes": torch.tensor([3, 4, 2, 2])}, r"spatial_shapes must be \(L, 2\)"),
     "another device": ({"attention_weights": torch.zeros(2, 3, 2, 2, 2, device="meta")}, "is on meta, value on cpu"),
     "an unknown back end": ({"backend": "abacus"}, "backend is 'abacus'; choose one of 'loop'"),
