@@ -170,8 +170,10 @@ def _categories_of(
 ) -> list[dict[str, Any]] | None:
     """What the labels mean, as far as anything says; None if nothing does. Ids that nobody says are None."""
     own = checkpoint.metadata.get("categories")
-    if "config" in checkpoint.metadata or (own is not None and len(own) == num_classes):
+    if own is not None and len(own) == num_classes:
         return own
+    if "config" in checkpoint.metadata:  # ours, and it would say
+        return None
     names, ids = checkpoint.metadata.get("names"), None
     if described:
         names, ids = label_names(path.parent, num_classes)

@@ -88,11 +88,12 @@ def _read_safetensors(path: Path) -> Checkpoint:
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is not a safetensors file, or is damaged: {error}") from error
     try:
-        return Checkpoint(
-            state, {key: json.loads(metadata[key]) for key in ("config", "categories") if key in metadata}
-        )
+        known = {key: json.loads(metadata[key]) for key in ("config", "categories") if key in metadata}
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path}: its metadata is not JSON: {error}") from error
+    if not _are_categories(known.get("categories")):
+        known.pop("categories", None)
+    return Checkpoint(state, known)
 
 
 def read_torch(path: Path) -> Any:
@@ -180,9 +181,8 @@ def _find_metadata(contents: Any) -> dict[str, Any]:
     metadata = {}
     if isinstance(contents.get("config"), dict) and "step" in contents:  # a training run's checkpoint.pt
         metadata["config"] = contents["config"]
-    categories = contents.get("categories")
-    if isinstance(categories, list) and all(isinstance(c, dict) and {"id", "name"} <= c.keys() for c in categories):
-        metadata["categories"] = categories
+    if _are_categories(contents.get("categories")):
+        metadata["categories"] = contents["categories"]
     meta = contents.get("meta")
     if isinstance(meta, dict):
         meta = meta["dataset_meta"] if isinstance(meta.get("dataset_meta"), dict) else meta
@@ -190,3 +190,7 @@ def _find_metadata(contents: Any) -> dict[str, Any]:
         if isinstance(names, list | tuple) and all(isinstance(name, str) for name in names):
             metadata["names"] = list(names)
     return metadata
+
+
+def _are_categories(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(c, dict) and {"id", "name"} <= c.keys() for c in value)

@@ -32,6 +32,13 @@ def test_saving_and_loading_gives_the_same_model(tmp_path, tiny_two_stage):
             assert loaded(images)[0]["boxes"].equal(tiny_two_stage.eval()(images)[0]["boxes"])
 
 
+@pytest.mark.parametrize("categories", [["a", "b", "c"], "abc", 3, [{"name": "a"}] * 3, [{"id": 1, "name": "a"}]])
+def test_categories_that_are_none_are_left_out(tmp_path, tiny_two_stage, categories):
+    tiny_two_stage.categories = categories
+    save_model(tiny_two_stage, tmp_path / "w.safetensors")
+    assert load_pretrained(tmp_path / "w.safetensors").categories is None
+
+
 @pytest.mark.parametrize(
     ("reference", "variant"),
     [("official", v) for v in golden.VARIANTS] + [("mmdet", v) for v in ("base", "refine", "two_stage")],
