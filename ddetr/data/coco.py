@@ -83,7 +83,9 @@ class CocoDetection(Dataset):
     def aspect_ratios(self) -> list[float]:
         """Width / height of each image as the JSON has it; 1 where it does not say."""
         records = [self.coco.imgs[image_id] for image_id in self.image_ids]
-        return [record.get("width", 1) / record.get("height", 1) for record in records]
+        return [
+            record["width"] / record["height"] if {"width", "height"} <= record.keys() else 1.0 for record in records
+        ]
 
     def __len__(self) -> int:
         return len(self.image_ids)
