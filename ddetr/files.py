@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_OF_THE_DISK = {
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR,
+}  # fmt: skip
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def data_uri(contents: bytes, kind: str) -> str:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk or a missing permission as one sentence that names the file; `errno` is kept."""
+    """A full disk, a missing folder or permission as one sentence that names the file; `errno` is kept."""
     try:
         yield
     except OSError as error:
