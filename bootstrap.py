@@ -34,7 +34,7 @@ REFERENCE = (
     " ddetr.viz.sampling ddetr.viz.sampling_explorer"
 )
 
-# What each task runs after setting up; "python" is the environment's.
+# What each task runs after setting up, its options behind the last; "python" is the environment's.
 TASKS = {
     "setup": [],
     "notebooks": ["python -m ddetr.course.pages --out build/notebooks"],
@@ -93,7 +93,7 @@ def main(arguments: list[str]) -> int:
         call([PYTHON, "-m", "ddetr.ops", "build"])
     for command in TASKS[task]:
         words = [PYTHON if word == "python" else word for word in command.split()]
-        status = call(words + options)
+        status = call(words + options if command == TASKS[task][-1] else words)
         if status:
             return status
     return 0

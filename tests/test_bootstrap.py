@@ -194,6 +194,15 @@ def test_an_old_python_is_told(monkeypatch, capsys):
     assert "3.10 or newer is needed" in capsys.readouterr().err
 
 
+def test_options_are_the_last_commands(monkeypatch):
+    module, commands = load(), []
+    monkeypatch.setattr(module, "setup", lambda: None)
+    monkeypatch.setattr(module, "call", lambda words: commands.append(words) or 0)
+    assert module.main(["docs", "--search"]) == 0
+    assert [words[-1] for words in commands if "--search" in words] == ["--search"]
+    assert "pdoc" in commands[-1]
+
+
 def test_windows_has_its_python_elsewhere(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.delenv("DDETR_VENV", raising=False)
