@@ -50,11 +50,11 @@ def matching(iou: np.ndarray, taken: Sequence[int], rows: Sequence[str], columns
 def staircase(is_true: Sequence[bool], num_objects: int) -> Figure:
     """Precision and recall as detections are added, best score first; the envelope, and the 101 places read from it.
 
-    ValueError without detections, or for more true ones than objects.
+    ValueError without detections or objects, or for more true ones than objects.
     """
     hits = np.cumsum(np.asarray(is_true, dtype=bool))
-    if not len(hits) or hits[-1] > num_objects:
-        raise ValueError(f"need detections, and at most {num_objects} true ones; got {list(is_true)}")
+    if not len(hits) or num_objects < 1 or hits[-1] > num_objects:
+        raise ValueError(f"need detections, and of {num_objects} objects as many as true ones; got {list(is_true)}")
     precision, recall = hits / np.arange(1, len(hits) + 1), hits / num_objects
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     places = np.linspace(0, 1, 101)

@@ -81,6 +81,7 @@ def draw_scenes(scenes: Sequence[Scene], columns: int = 3) -> Figure:
     figure = Figure(figsize=(max(3.2 * columns, 4.4), 0.6 + 2.7 * max(rows, 0.3)), layout="constrained")
     if not scenes:
         figure.text(0.5, 0.5, "nothing to show", ha="center", va="center", fontsize=10)
+        figure.alt = "No pictures: nothing to show."
         return figure
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, scene in zip(grid, scenes, strict=False):

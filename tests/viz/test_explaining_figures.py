@@ -26,7 +26,7 @@ def test_the_staircase_of_all_found_is_full():
     assert "1.0000" in average_precision.staircase([True, True], 2).axes[0].get_title()
 
 
-@pytest.mark.parametrize(("verdicts", "objects"), [([], 1), ([True, True], 1)])
+@pytest.mark.parametrize(("verdicts", "objects"), [([], 1), ([True, True], 1), ([False], 0)])
 def test_a_staircase_of_nothing(verdicts, objects):
     with pytest.raises(ValueError, match="need detections"):
         average_precision.staircase(verdicts, objects)

@@ -113,7 +113,9 @@ def test_an_empty_place_of_the_grid_stays_empty(toy):
 
 
 def test_a_figure_of_nothing():
-    assert "nothing to show" in texts(draw_scenes([]))
+    figure = draw_scenes([])
+    assert "nothing to show" in texts(figure)
+    assert "nothing to show" in figure.alt
 
 
 def test_pictures_that_cannot_be_read(toy):
