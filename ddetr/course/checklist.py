@@ -12,11 +12,10 @@ from torchvision.ops import box_iou
 from ..data import CocoDetection
 from ..engine import score
 from ..models import DeformableDETR
+from ..models.heads import PRIOR_PROBABILITY
 from ..models.modes import evaluating
 
 GOOD_IOU = 0.5
-PRIOR = 0.01
-"""The score that every class head starts from."""
 
 
 class Finding(NamedTuple):
@@ -126,7 +125,7 @@ def _truth_scores_one(dataset: CocoDetection, count: int) -> Finding:
 
 def _scores_leave_the_prior(seen: Sequence[Detected]) -> Finding:
     best = sum(one.detections["scores"][0].item() for one in seen) / len(seen)
-    return Finding("scores: above where they started?", best > 10 * PRIOR, f"best {best:.2f}")
+    return Finding("scores: above where they started?", best > 10 * PRIOR_PROBABILITY, f"best {best:.2f}")
 
 
 def _something_lies_on_each_object(seen: Sequence[Detected]) -> Finding:

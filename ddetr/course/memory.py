@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..models import build_model
+from ..models.image_batch import ImageBatch
 
 
 class TrainingMemory(NamedTuple):
@@ -27,7 +28,7 @@ class TrainingMemory(NamedTuple):
 
 
 def training_memory(preset: str, batch_size: int, height: int, width: int) -> TrainingMemory:
-    """Of a preset with `batch_size` images of one size. ValueError for a two-stage one, whose shapes depend on values.
+    """Of a preset with `batch_size` images of one size. ValueError for one with `proposal_nms`.
 
     Each storage counts once, however many operations keep a view of it.
     """
@@ -53,11 +54,7 @@ def training_memory(preset: str, batch_size: int, height: int, width: int) -> Tr
         own.update(tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers()))
         images = torch.zeros(batch_size, 3, height, width)  # has a shape and no memory here
         mask = torch.zeros(batch_size, height, width, dtype=torch.bool)
-        tokens = model.flatten(model.neck(model.backbone(images)), mask)
-        memory = model.encoder(tokens)
-        queries = model.pre_decoder(memory, tokens)
-        output = model.predict(model.decoder(queries, memory, tokens, model.heads), queries, memory)
-    del output
+        model.forward_batch(ImageBatch(images, mask, []))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     return TrainingMemory(4 * trained + frozen, sum(t.untyped_storage().nbytes() for t in kept.values()))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..models import DeformableDETR
-from ..models.trace import Trace
+from ..models.trace import Trace, in_columns
 from .series import SERIES
 
 # Stage and name as a pattern -> the page that explains it, and its axes. "point" is (x, y) or a box (cx, cy, w, h),
@@ -83,11 +83,7 @@ class TraceTable(Sequence[TraceRow]):
         return self.rows[index]
 
     def __str__(self) -> str:
-        rows = [COLUMNS, *(row[:-1] for row in self)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return in_columns([COLUMNS, *(row[:-1] for row in self)])
 
     __repr__ = __str__
 

@@ -39,12 +39,11 @@ class HungarianMatcher(nn.Module):
 
     def cost(self, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
         """logits (Q, K), boxes (Q, 4) and `target`, N objects, of one image -> (Q, N), in float32."""
-        cost = (
+        return (
             self.class_weight * self.class_cost(logits, target.labels)
             + self.bbox_weight * self.bbox_cost(boxes, target.boxes)
             + self.giou_weight * self.giou_cost(boxes, target.boxes)
         )
-        return cost
 
     def class_cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What the focal loss would change if the query were given the label: logits (Q, K), labels (N,) -> (Q, N)."""

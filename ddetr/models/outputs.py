@@ -56,10 +56,8 @@ def postprocess(
     scores, index = logits.float().sigmoid().flatten(1).topk(min(max_detections, Q * K), dim=1)
     corners = cxcywh_to_xyxy(boxes.float()).gather(1, (index // K)[..., None].expand(-1, -1, 4))
     h, w = torch.tensor(sizes, dtype=torch.float32, device=logits.device).unbind(1)
-    pixels = corners * torch.stack([w, h, w, h], dim=1)[:, None]
+    whole = torch.stack([w, h, w, h], dim=1)[:, None]
+    pixels = corners * whole
     if clip_boxes:
-        limit = torch.stack([w, h, w, h], dim=1)[:, None]
-        pixels = pixels.clamp(min=0).minimum(limit)
-    return [
-        {"boxes": pixels[b], "scores": scores[b], "labels": index[b] % K} for b in range(B)
-    ]  # fmt: skip
+        pixels = pixels.clamp(min=0).minimum(whole)
+    return [{"boxes": pixels[b], "scores": scores[b], "labels": index[b] % K} for b in range(B)]

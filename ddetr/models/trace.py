@@ -81,13 +81,17 @@ class Trace(Sequence[TraceEntry]):
 
     def __str__(self) -> str:
         rows = [(e.stage, e.name, str(e.shape), str(e.dtype).removeprefix("torch.")) for e in self.entries]
-        rows.insert(0, ("stage", "name", "shape", "dtype"))
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-        )
+        return in_columns([("stage", "name", "shape", "dtype"), *rows])
 
     __repr__ = __str__
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> str:
+    """`rows` of cells as lines of text, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 @torch.no_grad()

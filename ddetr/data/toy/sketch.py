@@ -85,29 +85,22 @@ class Sketch:
         self.outline = outline
         self.shapes: list[Shape] = []
 
-    def fill(
-        self, points: Points, colour: Colour, *, outline: bool = False, opacity: int = 256, solid: bool = True
-    ) -> None:
+    def fill(self, points: Points, colour: Colour, *, outline: bool = False, solid: bool = True) -> None:
         """A filled shape, with a darker line around it if the sketch has outlines."""
-        self._add([points], colour, opacity, solid)
+        self._add([points], colour, solid)
         if outline and self.outline:
-            self._add(stroke(points, self.outline, closed=True), darker(colour, 0.6), 256, solid)
+            self._add(stroke(points, self.outline, closed=True), darker(colour, 0.6), solid)
 
     def line(self, points: Points, width: float, colour: Colour, *, closed: bool = False, solid: bool = True) -> None:
         """A line along the points."""
-        self._add(stroke(points, width, closed), colour, 256, solid)
+        self._add(stroke(points, width, closed), colour, solid)
 
     def ring(self, outer: Points, inner: Points, colour: Colour) -> None:
         """What lies between two contours of the same direction."""
-        self._add([outer, inner[::-1]], colour, 256, True)
+        self._add([outer, inner[::-1]], colour, True)
 
-    def _add(self, contours: list[Points], colour: Colour, opacity: int, solid: bool) -> None:
-        self.shapes.append(Shape([np.array(contour, dtype=np.float64) for contour in contours], colour, opacity, solid))
-
-    def extent(self) -> tuple[np.ndarray, np.ndarray]:
-        """The smallest and the largest (x, y) of what belongs to the object."""
-        points = np.concatenate([contour for shape in self.shapes if shape.solid for contour in shape.contours])
-        return points.min(0), points.max(0)
+    def _add(self, contours: list[Points], colour: Colour, solid: bool) -> None:
+        self.shapes.append(Shape([np.array(contour, dtype=np.float64) for contour in contours], colour, 256, solid))
 
 
 class Placement(NamedTuple):
