@@ -144,6 +144,8 @@ class DeformableDETRConfig:
             raise ValueError(f"embed_dim must be a multiple of 32, the neck's GroupNorm groups; got {self.embed_dim}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
+        if self.focal_alpha > 1:
+            raise ValueError(f"focal_alpha is a share, in [0, 1]; got {self.focal_alpha}")
         if self.proposal_nms >= 1:
             raise ValueError(f"proposal_nms is an IoU, in [0, 1), 0 for none; got {self.proposal_nms}")
         if self.two_stage and not self.box_refine:
