@@ -21,16 +21,22 @@ class MSDeformAttn(nn.Module):
     of all three load as they are.
 
     Args:
-        d_model: C, divisible by n_heads (ValueError otherwise).
+        d_model: C, divisible by n_heads.
         n_levels: L.
         n_heads: M.
         n_points: P, for each head and level.
+
+    Raises:
+        ValueError: one of the numbers is below 1, or d_model is not divisible.
     """
 
     im2col_step = 64  # how many images the official kernel takes at once; ours takes all
 
     def __init__(self, d_model: int = 256, n_levels: int = 4, n_heads: int = 8, n_points: int = 4) -> None:
         super().__init__()
+        for name, number in (("n_levels", n_levels), ("n_heads", n_heads), ("n_points", n_points)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1; got {number}")
         if d_model % n_heads:
             raise ValueError(
                 f"{d_model} channels cannot be shared out to {n_heads} heads: d_model must be divisible by n_heads"
@@ -94,11 +100,13 @@ class MSDeformAttn(nn.Module):
         return self.output_proj(out)
 
     def project_value(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """tokens (B, S, C) -> (B, S, M, D), zero where `mask` says padding."""
+        """tokens (B, S, C) -> (B, S, M, D), zero where `mask` (B, S) bool says padding; ValueError for another one."""
         value = self.value_proj(tokens)
         if mask is not None:
-            if mask.shape != tokens.shape[:2]:
-                raise ValueError(f"mask must be (B, S) = {tuple(tokens.shape[:2])}; got {tuple(mask.shape)}")
+            if mask.shape != tokens.shape[:2] or mask.dtype != torch.bool:
+                raise ValueError(
+                    f"mask must be (B, S) = {tuple(tokens.shape[:2])} of bool; got {tuple(mask.shape)} of {mask.dtype}"
+                )
             value = value.masked_fill(mask[..., None], 0.0)
         return value.unflatten(-1, (self.n_heads, -1))
 

@@ -332,6 +332,19 @@ def test_the_module_has_the_references_names_and_shapes(reference, prefix):
     assert {name: list(tensor.shape) for name, tensor in ops.MSDeformAttn().state_dict().items()} == wanted
 
 
+@pytest.mark.parametrize("name", ["n_levels", "n_heads", "n_points"])
+def test_the_module_refuses_to_be_empty(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
+        ops.MSDeformAttn(**{name: 0})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_the_module_refuses_a_mask_that_is_not_bool(dtype):
+    query, reference_points, tokens, padding = tensors()
+    with pytest.raises(ValueError, match=f"mask must be .* of bool; got .* of {dtype}"):
+        ops.MSDeformAttn(C, L, M, P)(query, reference_points, tokens, SIZES, None, padding.to(dtype))
+
+
 def test_the_module_refuses_levels_that_start_elsewhere():
     module = ops.MSDeformAttn(C, L, M, P)
     query, reference_points, tokens, padding = tensors()
