@@ -41,8 +41,11 @@ class Criterion(nn.Module):
         `loss_class`, `loss_bbox`, `loss_giou` of the last layer, `..._0`, `..._1` of the earlier ones (with
         `aux_loss`), `..._enc` of the encoder's proposals (two-stage, where every object has the label 0).
 
-        num_boxes: what to divide by instead of this batch's `num_boxes`, when it is a part of a larger one.
+        num_boxes: what to divide by instead of this batch's `num_boxes`, when it is a part of a larger one. ValueError
+        unless it is more than 0.
         """
+        if num_boxes is not None and not num_boxes > 0:
+            raise ValueError(f"num_boxes divides the losses and must be more than 0; got {num_boxes}")
         divisor = self.num_boxes(targets, output.pred_logits.device) if num_boxes is None else num_boxes
         losses = self.layer_losses(output.pred_logits, output.pred_boxes, targets, divisor)
         if self.config.aux_loss:

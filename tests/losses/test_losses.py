@@ -98,6 +98,13 @@ def test_a_perfect_prediction_costs_almost_nothing():
     assert wrong["loss_class"] > 10
 
 
+@pytest.mark.parametrize("num_boxes", [0, -1.0, float("nan")])
+def test_losses_are_not_divided_by_nothing(num_boxes):
+    criterion = Criterion(DeformableDETRConfig(num_classes=3))
+    with pytest.raises(ValueError, match="num_boxes divides the losses"):
+        criterion(make_output(torch.zeros(1, 4, 3), random_boxes(1, 4)), [], num_boxes)
+
+
 def test_losses_are_divided_by_the_number_of_objects_in_the_batch():
     criterion = Criterion(DeformableDETRConfig(num_classes=3))
     logits, boxes = torch.randn(1, 4, 3), random_boxes(1, 4)
