@@ -56,8 +56,11 @@ def card(args: argparse.Namespace, file: Path, evaluation: Evaluation) -> str:
 with seed {settings["seed"]}, at commit {args.commit}. The last training, on {args.on}, took {last["step"]} steps of
 {settings["batch_size"]} images in {last["minutes"]:.0f} minutes.
 
-Scores on the {evaluation.num_images} val images of ToyCOCO with seed {tested["seed"]}
-(`python -m ddetr data toycoco --seed {tested["seed"]}`), which neither training nor tuning saw, by pycocotools:
+Scores on the {evaluation.num_images} val images of a ToyCOCO set that neither training nor tuning saw,
+
+    python -m ddetr data toycoco --out DIR --train {tested["train"]} --val {tested["val"]} --seed {tested["seed"]}
+
+by pycocotools:
 
     {format_metrics(evaluation.metrics).replace(chr(10), chr(10) + "    ")}
 

@@ -160,6 +160,18 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(toy, tmp
     assert all(tensor.equal(weights[name]) for name, tensor in load_pretrained(out).state_dict().items())
 
 
+@pytest.mark.parametrize("kept", ["model.safetensors", "snapshots/step_000200.safetensors"])
+def test_weights_whose_checkpoint_was_deleted_are_not_overwritten(toy, tmp_path, capsys, kept):
+    file = tmp_path / "run" / kept
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"an hour's work")
+    assert main(["train", "--data", str(toy), "--out", str(tmp_path / "run"), "--epochs", "1", *SHORT]) == 1
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.endswith(f"holds a run already ({kept.partition('/')[0]}): another --out starts a new one")
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
+    assert file.read_bytes() == b"an hour's work"
+
+
 def test_training_options_reach_the_run(toy, tmp_path, capsys):
     out = tmp_path / "run"
     train = ["train", "--data", str(toy), "--out", str(out), "--preset", "tiny_two_stage", *SHORT, "--epochs", "2"]

@@ -1,12 +1,14 @@
 """The weights that come with the package have learnt what their cards say."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 from ddetr import load_pretrained
 from ddetr.checkpoints import SHIPPED
+from ddetr.cli import _parser
 from ddetr.course.timelapse import SCENE_SEED, look, shipped_timelapse
 from ddetr.data import TOY_CATEGORIES, CocoDetection, Resolution, coco_layout, eval_transform, make_toycoco, toy_scene
 from ddetr.engine import evaluate
@@ -35,6 +37,15 @@ def test_they_score_what_the_card_says_on_images_nobody_has_seen(name, unseen):
     # Sixty images are few: AP50 of another sixty is off by some hundredths.
     assert metrics["AP50"] == pytest.approx(promised(name, "AP50"), abs=0.08)
     assert metrics["AP"] == pytest.approx(promised(name, "AP"), abs=0.08)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_command_of_the_card_is_one(name):
+    text = (WEIGHTS / f"{name}.md").read_text()
+    commands = [shlex.split(found, comments=True) for found in re.findall(r"-m ddetr ([^\n`]+)", text)]
+    assert "data" in {command[0] for command in commands}
+    for command in commands:
+        _parser().parse_args(command)  # SystemExit for an option that is missing or unknown
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -100,8 +100,8 @@ def _run(args: argparse.Namespace) -> int:
     if not distributed.is_main():
         logging.getLogger("ddetr.checkpoints").setLevel(logging.ERROR)  # rank 0 says the same
     out = output_folder(args.out)
-    if (out / "checkpoint.pt").exists() and not args.resume:
-        raise ValueError(f"{out} holds a run already: --resume goes on with it, another --out starts a new one")
+    if not args.resume:
+        _refuse_to_overwrite(out)
     settings = _settings(args, out)
     if args.resume:
         _say_changes(say, _remembered_settings(out / "settings.json"), settings)
@@ -143,6 +143,14 @@ def _run(args: argparse.Namespace) -> int:
     if val is not None and distributed.is_main():
         say(format_metrics(json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])))
     return 0
+
+
+def _refuse_to_overwrite(out: Path) -> None:
+    """ValueError if the folder holds what a run has learnt, with or without the checkpoint to go on from."""
+    there = [name for name in ("checkpoint.pt", "model.safetensors", "snapshots") if (out / name).exists()]
+    if there:
+        goes_on = "--resume goes on with it, " if "checkpoint.pt" in there else ""
+        raise ValueError(f"{out} holds a run already ({', '.join(there)}): {goes_on}another --out starts a new one")
 
 
 def _say_nothing(text: str) -> None: ...

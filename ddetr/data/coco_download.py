@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import io
 import logging
+import math
 import re
 import threading
 import time
@@ -14,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.error import HTTPError
@@ -263,7 +265,7 @@ class CocoServer:
         if error.code in (404, 410):
             return UnusablePhotoError(f"{self.name}/{path} is not there ({error.code})")
         if error.code in _BUSY:
-            asked = _whole_number(error.headers.get("Retry-After", "")) or 0
+            asked = _seconds_to_wait(error.headers.get("Retry-After", ""))
             ask = f" and asks to wait {asked} seconds" if asked else ""
             return _RetryableError(f"the server answers {error.code} {error.reason}{ask}", asked)
         return DataError(f"{self.name}/{path}: the server answers {error.code} {error.reason}")
@@ -343,6 +345,17 @@ def _extract(archive: zipfile.ZipFile, member: str, target: Path) -> None:
 def _whole_number(header: str) -> int | None:
     """What a header says in up to 18 digits; None for anything else."""
     return int(header) if re.fullmatch("[0-9]{1,18}", header) else None
+
+
+def _seconds_to_wait(header: str) -> int:
+    """What Retry-After asks for, as a number of seconds or as the date until when; 0 where it says neither."""
+    seconds, date = _whole_number(header), parsedate_tz(header)
+    if seconds is None and date is not None:
+        try:
+            seconds = max(math.ceil(mktime_tz(date) - time.time()), 0)
+        except (ValueError, OverflowError):  # no day of the calendar
+            return 0
+    return seconds or 0
 
 
 def _key(text: str) -> str:

@@ -115,15 +115,20 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    # In place: a copy or two more of the largest pictures would be gigabytes.
     if image.mode.startswith("I"):  # 16-bit greyscale, which Pillow would clip at 255
-        pixels = np.asarray(image, dtype=np.float64)
+        pixels = np.array(image, dtype=np.int32)
         # Pillow's mode "I" may hold 8 or 16 bits; "I;16" says which.
         scale = 257 if image.mode != "I" or pixels.max(initial=0) > 255 else 1
-        return Image.fromarray((pixels / scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        np.clip(pixels, 0, 255 * scale, out=pixels)
+        pixels += scale // 2
+        pixels //= scale
+        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        pixels = np.nan_to_num(np.asarray(image))
-        scale = 255 if pixels.max(initial=0) <= 1 else 1
-        return Image.fromarray((pixels * scale).clip(0, 255).round().astype(np.uint8)).convert("RGB")
+        pixels = np.nan_to_num(np.array(image), copy=False)
+        pixels *= 255 if pixels.max(initial=0) <= 1 else 1
+        np.clip(pixels, 0, 255, out=pixels)
+        return Image.fromarray(np.rint(pixels, out=pixels).astype(np.uint8)).convert("RGB")
     if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -199,7 +199,8 @@ def _size_of(area: float) -> str:
 def _category_ids(names: Sequence[str]) -> list[int]:
     for name in names:
         if name not in _IDS:
-            raise DataError(f"ToyCOCO draws no {name!r}{did_you_mean(name, list(_IDS))}; it draws {', '.join(_IDS)}")
+            near = did_you_mean(name, list(_IDS)) or "."
+            raise DataError(f"ToyCOCO draws no {name!r}{near} It draws {', '.join(_IDS)}.")
     if not names:
         raise DataError("ToyCOCO needs at least one category")
     return sorted({_IDS[name] for name in names})
@@ -212,9 +213,12 @@ def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
     try:
         there = json.loads((out / _SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise DataError(f"{out} exists and is not a ToyCOCO set: choose another folder") from None
+        there = None
+    if not isinstance(there, dict):
+        raise DataError(f"{out} exists and is not a ToyCOCO set: choose another folder")
     if there != settings:
-        raise DataError(f"{out} holds another ToyCOCO set ({there}): choose another folder, or delete it")
+        other = "; ".join(f"{k} {there.get(k)!r}, not {v!r}" for k, v in settings.items() if there.get(k) != v)
+        raise DataError(f"{out} holds another ToyCOCO set ({other}): choose another folder, or delete it")
     for path in out.rglob("*"):
         if path.is_symlink():  # what would be drawn over might be anything
             raise DataError(f"{path} is a link and may lead elsewhere: remove it, or choose another folder")

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from ddetr.data import DataError, denormalize_image, normalize_image, read_image
-from ddetr.data.images import _EXIF_ORIENTATIONS
+from ddetr.data.images import _EXIF_ORIENTATIONS, upright_rgb
 
 
 def picture(w=40, h=30):
@@ -118,6 +119,16 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(DataError, match=r"pipe\.jpg is no file but a folder, a pipe"):
         read_image(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_deep_greys_take_little_more_memory_than_their_pixels(mode):
+    picture = Image.new(mode, (1000, 1000))
+    tracemalloc.start()
+    upright_rgb(picture)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 9e6 + 1e5  # Pillow's own copy, the pixels once in 32 bits, and a byte of result
 
 
 @pytest.mark.parametrize("pillows_limit", [Image.MAX_IMAGE_PIXELS, None])
