@@ -292,7 +292,7 @@ def test_a_bad_image_in_a_loading_process_is_one_sentence(run, toy, tmp_path, ca
     "option",
     [["--device", "foo"], ["--limit", "0"], ["--size", "-3"], ["--eval-every", "0"], ["--accumulate", "0"],
      ["--precision", "fp8"], ["--schedule", "linear"], ["--save-every", "-1"], ["--seed", str(2**70)],
-     ["--workers", "-1"]],
+     ["--workers", "-1"], ["--minutes", "inf"]],
     ids=lambda option: option[0],
 )  # fmt: skip
 def test_values_out_of_range_are_refused(toy, tmp_path, capsys, option):
@@ -310,6 +310,7 @@ MISTAKES = [
     (["train", "--data", "TOY", "--out", "RUN"], "--resume goes on with it"),
     (["train", "--data", "TOY", "--out", "OUT", "--resume"], "holds no run to resume"),
     (["train", "--images", "TOY", "--out", "OUT"], "--images and --annotations go together"),
+    (["train", "--data", "TOY", "--images", "TOY", "--annotations", "TOY", "--out", "OUT"], "they name two data sets"),
     (["train", "--data", "TOY", "--out", "OUT", "--epochs", "1", "--minutes", "1"], "not both"),
     (["train", "--data", "TOY", "--out", "OUT", "--set", "two_stage=no"], "two_stage must be True or False; got 'no'"),
     (["train", "--data", "TOY", "--out", "OUT", "--set", "num_classes=5"], "num_classes is not set by hand"),

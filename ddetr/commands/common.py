@@ -131,6 +131,8 @@ def open_dataset(
 def _images_and_annotations(args: argparse.Namespace, split: str) -> tuple[str | Path, str | Path]:
     if bool(args.images) != bool(args.annotations):
         raise ValueError("--images and --annotations go together")
+    if args.images and args.data:
+        raise ValueError("give --data, or --images with --annotations, not both: they name two data sets")
     if args.images:
         return args.images, args.annotations
     if not args.data:

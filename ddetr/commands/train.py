@@ -54,7 +54,7 @@ def add_arguments(add: Callable) -> None:
     add("--preset", choices=PRESETS, help=f"default: {_DEFAULTS['preset']}")
     add("--out", required=True, metavar="RUN", help="folder for weights, checkpoint and metrics.jsonl")
     add("--epochs", type=positive, help="length of the run; default: 50")
-    add("--minutes", type=float, help="length of the run in training time, instead of epochs")
+    add("--minutes", type=positive_number, help="length of the run in training time, instead of epochs")
     add("--resume", action="store_true", help="go on with the run in --out, with its settings")
     add("--weights", metavar="W", help="start from these weights; other classes get new class heads")
     add("--encoder-from", metavar="W", help="take backbone, neck and encoder from these weights of another variant")

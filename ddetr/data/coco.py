@@ -40,7 +40,7 @@ class CocoDetection(Dataset):
         transform: takes and gives (image, target), as `train_transform` and `eval_transform` make; None: the latter.
         skip_bad_images: an image that cannot be read is logged and its item is None, instead of an error.
         categories: the categories that labels stand for, when a model brings its own; None: the file's.
-        limit: only the first so many images.
+        limit: only the first so many images; None: all.
 
     Attributes:
         coco: pycocotools' index of the annotations.
@@ -49,6 +49,7 @@ class CocoDetection(Dataset):
 
     Raises:
         DataError: the file is not there, not JSON or not in COCO's format; says what is wrong and where.
+        ValueError: a `limit` below 0.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class CocoDetection(Dataset):
         categories: list[dict[str, Any]] | None = None,
         limit: int | None = None,
     ) -> None:
+        if limit is not None and limit < 0:
+            raise ValueError(f"limit is a number of images, at least 0; got {limit}")
         self.image_dir = Path(image_dir)
         self.annotation_file = Path(annotation_file)
         self.transform = transform or eval_transform()

@@ -270,10 +270,10 @@ print(f"{len(state.lines)} lines of log, {len(steps)} snapshots, steps {steps[0]
 dashboard.replay(state)
 
 # %% [markdown]
-# ## Two hours in four seconds
+# ## Hours in four seconds
 #
 # Several runs made the shipped weights, each from where the last stopped. These are snapshots of the first and, at the
-# end, of the last, which saw larger pictures. Watch the boat. **Predict**: will the token at its centre end up looking
+# end, of later ones, which saw larger pictures. Watch the boat. **Predict**: will the token at its centre end up looking
 # wider, or closer?
 
 # %%

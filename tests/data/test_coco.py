@@ -37,6 +37,11 @@ def test_sparse_ids_become_contiguous_labels(toy):
     assert labels.max() <= 2
 
 
+def test_a_negative_limit_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="limit is a number of images, at least 0; got -1"):
+        dataset(tmp_path, contents(), limit=-1)
+
+
 def test_the_aspect_ratio_is_one_where_a_side_is_missing(tmp_path):
     half = {"id": 2, "file_name": "b.png", "width": 640}
     assert dataset(tmp_path, contents(images=[*contents()["images"], half])).aspect_ratios == [40 / 30, 1]
