@@ -370,8 +370,8 @@ assert (ranks == 1).float().mean() > 0.5
 print("rank of the finder among 50, by distance:", ranks.tolist())
 
 # %% [markdown]
-# Mostly (rank 1). Here two claim the upper stop sign, one of them from further off (a duplicate: page 08). A query
-# is responsible for its neighbourhood, and corrects from there. *(Pages 08 and 09.)*
+# Mostly (rank 1), or one of the next. Here two claim the upper stop sign, and two the bird in front of it (duplicates:
+# page 08). A query is responsible for its neighbourhood, and corrects from there. *(Pages 08 and 09.)*
 #
 # ## Do they change from layer to layer?
 #

@@ -56,7 +56,7 @@ print(f"value {tuple(value.shape)} · query {q}, head {m}: {L * P} points")
 
 # %% [markdown]
 # The paper's equation 3, for one head of one query: over all levels and points, add up weight times the value at the
-# location. Between four cells, a location reads their mean, the nearer the more.
+# location. A location lies between the centres of four cells, and reads their mean, the nearer the more.
 
 
 # %%
@@ -94,7 +94,8 @@ print(f"{count} cells of {D} numbers: {count * D} read. Largest deviation {(by_h
 
 # %% [markdown]
 # At most 16 points x 4 corners x 16 channels = 1024, less what lies outside the map. That sum is the whole operator.
-# Step through its points (coloured: read so far):
+# Step through its 16 points: cells read so far are coloured, those of this point framed. (Why it follows four
+# of the 16 channels, you see below.)
 
 # %%
 point = 4
@@ -150,7 +151,8 @@ torch.testing.assert_close(summed, out)
 print(f"largest deviation: {(summed - out).abs().max():.0e}")
 
 # %% [markdown]
-# Yes. The package has four back ends. Python's loop, in float64, is the judge of all, in value *and* gradient:
+# Yes. The package has four back ends: a Python loop, `grid_sample`, C++ ("cpu") and CUDA. The loop, in float64, is the
+# judge of all, in value *and* gradient:
 
 
 # %%
@@ -175,12 +177,12 @@ for name, missing in available_backends().items():
           f"locations {errors[2]:.0e}, weights {errors[3]:.0e}  in {1e3 * spent:.1f} ms")  # fmt: skip
 
 # %% [markdown]
-# The errors are relative, and float32's own. Nothing below needs a compiler or a GPU.
+# The errors are relative, and no more than float32's rounding. Nothing below needs a compiler or a GPU.
 #
 # ## Why does it not run on the CPU elsewhere?
 #
 # Nobody wrote it: the official C++ for the CPU only raises "Not implement on cpu". mmcv and Hugging Face fall back to
-# `grid_sample`, as we do where there is no kernel:
+# `grid_sample`. So do we, but only where neither C++ nor CUDA serves, as on a Mac's GPU ("mps"):
 
 # %%
 for device in ("cpu", "cuda", "mps"):
@@ -189,8 +191,8 @@ for device in ("cpu", "cuda", "mps"):
 # %% [markdown]
 # ## So why a kernel?
 #
-# `samples` is `(B*M, D, Q, L*P)`: every read of every query, before anyone adds it up. Take page 01's portrait in the
-# encoder: 5532 queries, 8 heads, 32 channels.
+# Look at `samples` again: `(B*M, D, Q, L*P)`, every read of every query, written down before anyone adds it up. In the
+# encoder, the portrait of page 01 asks with 5532 queries, 8 heads, 32 channels.
 #
 # **Predict.** How much larger than the result?
 
@@ -201,8 +203,9 @@ assert samples_bytes == L * P * result_bytes
 print(f"samples {samples_bytes / 1e6:.0f} MB, result {result_bytes / 1e6:.1f} MB")
 
 # %% [markdown]
-# L * P = 16 times, before stacking and weighting make copies. A *kernel* does it all in one function: it adds each read
-# to a sum in a register, a number that the processor keeps inside, and forgets it.
+# L * P = 16 times, and stacking and weighting make copies. A *kernel* is one function that does the whole operator: it
+# adds each read to a sum and forgets it. The sum is in a register, one of the few numbers that a processor keeps
+# inside.
 #
 # **Predict.** Four times the tokens, forward and backward: what happens to time and memory?
 
@@ -239,8 +242,9 @@ assert all(g.peak_bytes > 10 * c.peak_bytes for g, c in zip(costs["grid_sample"]
 display(cost.curves(token_counts, costs, "forward and backward on the processor, 8 heads of 32 channels"))
 
 # %% [markdown]
-# Both grow with the tokens. `grid_sample`'s tensors hold more than ten times the kernel's and, on a large map, it takes
-# several times as long. An image of 800 x 1333 has four times these tokens, and the encoder six layers. On a GPU:
+# Time and memory grow with the tokens. `grid_sample`'s tensors hold more than ten times as much as the kernel's, and on
+# a large map it takes several times as long. An image of 800 x 1333 has four times these tokens, and the encoder six
+# layers. On a GPU:
 
 # %% tags=["gpu"]
 if torch.cuda.is_available():
@@ -254,8 +258,9 @@ else:
 # %% [markdown]
 # ## One thread
 #
-# A GPU runs thousands of *threads*: one function, each with another number. They come in *blocks*, here of 256, and run
-# in *warps* of 32, in step. Your program starts them all with `forward_kernel<<<blocks, 256>>>(...)`:
+# A GPU runs thousands of *threads*: the same function, each with a number of its own. They come in *blocks*, here of
+# 256. In a block, 32 neighbours are a *warp*, and run in step: all at the same line. Your program starts all threads
+# with one call, `forward_kernel<<<blocks, 256>>>(...)`. This is ours; the words are below it:
 
 # %%
 print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
@@ -264,14 +269,15 @@ print(excerpt("cuda/ms_deform_attn.cu", "forward_kernel"))
 # | it says | it means |
 # |---|---|
 # | `template <int N, int SIZE, ...>` | one kernel for each case: N channels a thread, SIZE threads a head, each type of number |
-# | `__global__`, `__launch_bounds__` | runs on the GPU, in blocks of at most 256 threads |
+# | `__global__`, `__launch_bounds__` | runs on the GPU, in blocks of at most `kBlock` = 256 threads |
 # | `__grid_constant__ Layout`, `Sampling` | S, M, D, Q, L, P, and where locations and weights lie: one copy for all threads |
-# | `scalar_t* value` | the address where `value` begins |
-# | `active` | false past the last head: the last block is rarely full |
-# | `forward_head`, `WarpGroup<SIZE>` | the work, in another file; lets a head's threads talk to each other |
+# | `scalar_t* value`, `scalar_t* out` | addresses: where `value` begins in memory, and where the result goes |
+# | `active` | false for threads past the last of all `heads`: the last block is rarely full |
+# | `forward_head`, `WarpGroup<SIZE>` | the work, in another file; what lets a head's threads talk to each other |
 #
-# All that tells one thread from another is `blockIdx.x` and `threadIdx.x`; from these, `index` says which head of which
-# query is its own. A thread takes 16 bytes, four channels; the tiny model's 16 channels need SIZE = 4.
+# All that tells one thread from another is `blockIdx.x`, which block, and `threadIdx.x`, which thread in it. So the
+# line to read twice is `index = ...`: from these two it works out which head of which query is its own. A thread takes
+# 16 bytes, four channels, so the tiny model's 16 channels need SIZE = 4 threads a head.
 #
 # **Predict.** Which head of which query is thread 32's?
 
@@ -296,10 +302,14 @@ print(f"{B * Q * M} heads x {SIZE} threads = {B * Q * M * SIZE}: {blocks} blocks
 print(excerpt("cuda/head.h", "gather"))
 
 # %% [markdown]
-# `point` knows its top left token, the four shares and its attention weight; `token_stride` is M * D, from one token's
-# numbers to the next one's; `load_pack` reads N neighbouring numbers in one go; `sum` stays in registers (`&`: the
-# caller's own, not a copy). The loop over k is our `corners`, the loop over c our `by_hand +=`. In Python, one thread
-# after the other:
+# | it says | it means |
+# |---|---|
+# | `point` | one of the 16: its top left token, the four shares, its attention weight |
+# | `token_stride` | M * D: how far it is from one token's numbers to the next one's |
+# | `load_pack<N>` | reads N neighbouring numbers in one go |
+# | `T (&sum)[N]` | this thread's N sums, in registers; `&`: the caller's own, not a copy |
+#
+# The loop over k is our `corners`, the loop over c our `by_hand +=`. In Python, one thread after the other:
 
 # %%
 numbers, strength = value.numpy(), weights.numpy()
@@ -323,9 +333,10 @@ print(f"largest deviation: {np.abs(result.reshape(B, Q, M * D) - out.numpy()).ma
 
 # %% [markdown]
 # You have run a kernel, every thread of it. The real one is cleverer in one thing: your four threads of a head each
-# placed all 16 points; there, each places four and hands them round.
+# worked out the corners of all 16 points. There, each does so for four, and hands them to the others.
 #
-# And its file, `head.h`, needs no GPU: `DDETR_HOST_DEVICE` has it compiled for the CPU too, with ordinary threads:
+# And its file, `head.h`, needs no GPU: `DDETR_HOST_DEVICE` has it compiled for the CPU too, where ordinary threads take
+# the place of CUDA's:
 
 # %%
 reason = available_backends()["cpu"]  # it is in the same library
@@ -341,8 +352,8 @@ else:
 # %% [markdown]
 # ### Exercise: thread to number
 #
-# The official kernel has one thread for each number of the output (B, Q, M, D), in the order of memory. Write
-# `thread_address(block, thread, block_size, Q, M, D)` -> `(b, q, m, d)`.
+# The official kernel has one thread for each number of the output (B, Q, M, D); neighbouring threads take neighbouring
+# numbers in memory. Write `thread_address(block, thread, block_size, Q, M, D)` -> `(b, q, m, d)`.
 
 
 # %%
@@ -365,10 +376,10 @@ check("06.thread_address", thread_address)
 # %% [markdown]
 # ## Why neighbouring threads take neighbouring channels
 #
-# Memory comes in sectors of 32 bytes: who reads one number gets eight. Query `q`'s warp has 8 heads x 4 threads, each
-# at one corner.
+# Memory comes in sectors of 32 bytes: who reads one number gets eight. Query `q`'s 8 heads x 4 threads are one warp.
+# All are at their head's first corner, and each reads its four channels: 32 x 16 bytes.
 #
-# **Predict.** How many sectors? And if `value` lay as maps, one for each channel?
+# **Predict.** How many sectors? And if `value` lay as `grid_sample` has it, a whole map for each channel?
 
 # %%
 tokens = [next(reads(0, q, m))[0] for m in range(M)]  # each head's first corner
@@ -380,12 +391,13 @@ layouts = {
 display(kernel_thread.warp_reads(layouts))
 
 # %% [markdown]
-# Channels last, every byte is wanted: the reads are *coalesced*.
+# Each box is a sector; blue is what was asked for. Channels last, every byte is: the reads are *coalesced*.
 #
 # ## Backward: two threads at one number
 #
-# Forward, each thread *gathers*, and writes numbers that are its own. Backward, it *scatters* its gradient to the cells
-# that it read. Take our query and its three nearest, one thread each, on level 3.
+# Forward, each thread *gathers*: it reads many cells, and writes numbers that are its own. Backward, it *scatters*: it
+# adds its gradient, in shares, to the cells that it read. Take our query and its three nearest, one thread each, on
+# level 3.
 #
 # **Predict.** Does any cell get additions from all four?
 
@@ -397,9 +409,10 @@ theirs = [{query: tensor[0, query, m, level] for query in near} for tensor in (l
 display(kernel_thread.scatter(sizes[level], starts[level], *theirs, level, m))
 
 # %% [markdown]
-# Where it says 4. For one channel, all arrows lead to the same number in memory: nobody owns a cell.
+# Where it says 4. At the right, each arrow is one addition to the framed cell. For one channel, all lead to the same
+# number in memory: nobody owns a cell.
 #
-# Now all 50 queries, one head. **Predict**: on which level do strangers meet most?
+# Now all 50 queries, one head. **Predict**: on which level do strangers, threads of other queries, meet most?
 
 # %%
 m = 0
@@ -409,10 +422,10 @@ for token, level, _, _ in itertools.chain.from_iterable(reads(0, q, m) for q in 
 display(kernel_thread.collisions(counts, f"{Q} queries, head {m}"))
 
 # %% [markdown]
-# On the coarsest: the same reads on fewer cells. (A query's points may share one, so a count can pass 50.)
+# On the coarsest: as many points, on fewer cells. (A query's points may share a cell, so a count can pass 50.)
 #
 # Adding is three steps: read, add, write. If two threads read before either writes, one addition is lost. Give every
-# query a thread, all in step. **Predict**: how much of level 3's gradient will be missing?
+# query a thread, all in step, for one channel. **Predict**: how much of level 3's gradient will be missing?
 
 # %%
 d = 0
@@ -448,8 +461,8 @@ assert shares[3] > 0.1
 
 # %% [markdown]
 # The coarser the level, the more is lost, and no error is raised. (PyTorch's `grad[where] += what` loses too;
-# `index_add_` does not.) CUDA's cure, `atomicAdd`, reads, adds and writes in one step. The price is order: threads
-# arrive as they like, and float addition depends on it:
+# `index_add_` does not.) CUDA's cure is `atomicAdd`: read, add and write in one step that nobody can interrupt. The
+# price is order: threads arrive as they like, and a sum of floats depends on who comes first:
 
 # %%
 a, b, c = (np.float32(x) for x in (1e8, -1e8, 1.0))
@@ -459,8 +472,8 @@ assert (a + b) + c != a + (b + c)
 # %% [markdown]
 # So two CUDA runs differ in the last digits. (`torch.use_deterministic_algorithms(True)` refuses this backward pass.)
 #
-# **The CPU version does without.** It cuts the *cells* among its threads, not the queries: one task for each image,
-# head and level goes through all queries. Do two tasks ever meet?
+# **The CPU version does without.** It cuts the *cells* among its threads, not the queries: there is one task for each
+# image, head and level, and it goes through all queries. Do two tasks ever meet?
 
 # %%
 owner = np.full((B, S, M, D), -1)
@@ -473,7 +486,7 @@ assert (owner >= 0).all()
 print(f"{B * M * L} tasks, {owner.size} numbers: each number has one owner")
 
 # %% [markdown]
-# Never: no atomics, and always the same order. But a GPU needs thousands of tasks, not 32.
+# Never: it needs no atomics, and always adds in the same order. But a GPU needs thousands of tasks, not 32.
 #
 # ### The other two gradients
 #
@@ -502,8 +515,8 @@ assert math.isclose(grad_x, package_x, rel_tol=1e-3, abs_tol=1e-6)
 #
 # ### Exercise: scatter
 #
-# `scatter(grads, places, size)`: the gradients (N, D) of what `bilinear_sample` read at `places` (N, 2), as (x, y) ->
-# (h, w, D), the gradient of the map of `size` (h, w).
+# `scatter(grads, places, size)`: `grads` (N, D) are the gradients of what `bilinear_sample` read at the N `places`
+# (N, 2), each (x, y) in cells. Returns the gradient of the map, (h, w, D); `size` is (h, w).
 
 
 # %%
@@ -534,9 +547,9 @@ check("06.scatter", scatter)
 # %% [markdown]
 # ## Half a pixel: align_corners
 #
-# Why the 0.5 in `corners`? A value sits at its cell's *centre*: on a map of w cells, a location x is x * w - 0.5 cells
-# from the first. `grid_sample` counts from -1 to 1: the outer edges of the map with `align_corners=False`, the centres
-# of its first and last cell with `True`.
+# Why the 0.5 in `corners`? A map of w cells covers [0, 1], and a value sits at its cell's *centre*. The first is half a
+# cell in, so a location x is x * w - 0.5 cells from it. `grid_sample` counts from -1 to 1. With `align_corners=False`
+# these are the outer edges of the map, with `True` the centres of its first and last cell:
 
 # %%
 display(conventions.draw(conventions.ConventionState(4, 0.2)))
@@ -558,8 +571,8 @@ for cells in (4, 20, 160):
 
 # %% [markdown]
 # No: it is 0.5 - x cells on any map, at most half. But a cell of level 3 is 64 pixels wide. `False` is right here:
-# reference points are (column + 0.5) / w *(page 04)*. Train with one, read with the other, and the boxes move, with no
-# error raised: patient 9 of page 13.
+# reference points are (column + 0.5) / w. *(Page 04.)* Train with one and read with the other, and the boxes move, while
+# no error is raised: patient 9 of page 13.
 #
 # ### Exercise: the bug, fixed
 #
@@ -599,7 +612,7 @@ slopes = torch.autograd.grad(ones.sum(), places)[0].flatten(0, -2)[:, 0] / 4  # 
 display(conventions.border(cells, ones, slopes))
 
 # %% [markdown]
-# Outside reads zero, after a ramp one cell wide. Is it a rare case?
+# It falls over one cell, half of it inside, and is zero from there on. Is it a rare case?
 
 # %%
 width_height = torch.tensor(sizes).flip(-1)[:, None]  # (L, 1, 2)
@@ -648,8 +661,8 @@ for dtype in (torch.float32, torch.float16, torch.bfloat16):
     print(f"{dtype!s:14}  a location is off by up to {off:.5f} cells, {8 * off:.4f} pixels")
 
 # %% [markdown]
-# In bfloat16 that is nearly the align_corners bug. So only `value` may be in 16 bits here; locations and weights stay
-# in float32, under autocast too.
+# A third of a cell in bfloat16: nearly the align_corners bug. So only `value` may be in 16 bits here; locations and
+# weights stay in float32, under autocast too.
 #
 # **Sums**: 5000 queries add 1 each to a cell's gradient.
 
