@@ -66,9 +66,9 @@ display(figures.pipeline_map(figures.PIPELINE))
 # | run | steps | minutes, one slow core, idle or busy | expect |
 # |---|---|---|---|
 # | 1 image | 120 | 0.2 to 0.5 | AP near 1 |
-# | 8 images | 320 | 1 to 2 | AP50 well above 0.5 |
-# | 64 images | 288 | 1.5 to 4 | AP50 above 0.1, and rising |
-# | fine-tuning, 64 images | 256 | 0.8 to 5 | other images improve too |
+# | 8 images | 320 | 0.9 to 2 | AP50 well above 0.5 |
+# | 64 images | 288 | 1 to 4 | AP50 above 0.1, and rising |
+# | fine-tuning, 64 images | 256 | 0.7 to 5 | other images improve too |
 #
 # The data is drawn on the spot; `val` is held out:
 
@@ -163,9 +163,9 @@ print(f"AP {last(seen, 'AP'):.2f}, AP50 {last(seen, 'AP50'):.2f} on its one imag
 print(f"measured: {last(seen, 'minutes'):.2f} minutes")
 
 # %% [markdown]
-# The class loss falls first, unevenly. "Nothing" was there from the start *(the bias of -4.6, page 09)*; three names
-# are easier than three times four exact numbers. Look at the car's sampling points: a fresh star, then a net over the
-# car.
+# The class loss falls first, unevenly. That most queries should say no need not be learnt *(the bias of -4.6, page
+# 09)*, and three names are easier than three times four exact numbers. Look at the car's sampling points: a fresh star,
+# then a net over the car.
 #
 # ## Second rung: eight images
 #
@@ -238,8 +238,8 @@ assert FAST or (last(seen, "AP50") > 0.1 and held_out["AP"] < last(seen, "AP"))
 #
 # ## The loss falls and AP stays 0: a checklist
 #
-# Seven questions, cheapest first, put to the shipped weights, the same with every class moved by one (the 91-or-80
-# slip), and fresh ones:
+# Seven questions, cheapest first, and three models to ask: the shipped weights, the same with every class moved by one
+# (the 91-or-80 slip of page 10), and fresh ones.
 
 # %%
 val = toy("val", limit=4, size=160)
@@ -254,13 +254,13 @@ columns = {"shipped": good, "classes off by one": slipped, "fresh": fresh}
 print(checklist.as_table({name: checklist.why_is_ap_zero(model, val) for name, model in columns.items()}))
 
 # %% [markdown]
-# The first NO is where to dig. Only the last row: most boxes right, the names wrong, so count your labels. From the
-# scores on: too early, or nothing reaches the heads. The fourth row scores the *truth*; if that is not 1, no model can
-# be.
+# The first NO of a column is where to dig. If only the last row says NO, most boxes are right and the names are wrong:
+# count your labels. If all rows from the scores on do, it is too early, or nothing reaches the heads. The fourth row
+# scores the *truth*, as if a model had said it; if that is not 1, no model can be.
 #
 # ## A run that is over
 #
-# The dashboard can be drawn again from a run's log and snapshots, your cluster's too. Play it:
+# The dashboard can be drawn again from a run's log and snapshots, also of a run on your cluster. Play it:
 
 # %%
 state = dashboard.read_run(FOLDER / "rung_8", *toy("train")[0], title="images: 8", scored_on="the same images")
@@ -273,8 +273,8 @@ dashboard.replay(state)
 # ## Hours in four seconds
 #
 # Several runs made the shipped weights, each from where the last stopped. These are snapshots of the first and, at the
-# end, of later ones, which saw larger pictures. Watch the boat. **Predict**: will the token at its centre end up looking
-# wider, or closer?
+# end, of two later ones, which saw larger pictures. (Steps of the runs between are not counted.) Watch the boat.
+# **Predict**: will the token at its centre end up looking wider, or closer?
 
 # %%
 frames = shipped_timelapse()
@@ -282,7 +282,7 @@ view = timelapse.TimelapseState.from_frames(frames, toy_scene(int(frames["scene"
 display(timelapse.stills(view, [0, 4, 32, -1]))
 
 # %%
-display(timelapse.player(view, [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, -1], title="The shipped runs, their boat:"))
+display(timelapse.player(view, [0, 1, 2, 4, 8, 12, 16, 24, 32, 36, 40, -1], title="The shipped runs, their boat:"))
 
 # %%
 for title in view.points:
@@ -292,8 +292,9 @@ assert shares[-1] < shares[-2] < shares[0] < shares[1]  # the encoder's
 
 # %% [markdown]
 # The encoder's token starts as a star that weighs everything alike, looks wider still, and ends with its weight on sail
-# and hull. (Its last step is mostly not learnt: offsets count cells, and in a larger picture these are a smaller part.)
-# The decoder's points fill their query's box: about as wide as at the start, but mostly on the boat.
+# and hull. (The drop to its last number is mostly not learnt: offsets are counted in cells, and in a larger picture a
+# cell is a smaller part.) The decoder's points fill their query's box: about as wide as at the start, but mostly on the
+# boat.
 #
 # ## Who learns slowly
 #
@@ -331,9 +332,10 @@ print(f"one step moves each point by {full:.3f} cells at the full rate, {tenth:.
 assert full > 5 * tenth
 
 # %% [markdown]
-# AdamW's step is about as long as the rate, however small the gradient, and a point's offset is a sum over 128 inputs:
-# 128 small steps add up. A hundredth of a cell is little, but a hundred steps the same way are a cell, 64 pixels on
-# level 3, and what the layers above have learnt is void.
+# AdamW moves each weight by about the rate, however small its gradient. A point's offset is a sum over 128 inputs, so
+# 128 small steps add up. A hundredth of a cell is little; but after a hundred steps the same way, the point is a whole
+# cell further, 64 pixels on level 3. It reads something else there, and what the layers above have learnt about it is
+# void.
 #
 # ### Exercise: the parameter groups
 #
@@ -437,7 +439,7 @@ assert FAST or COCO or last(board.state, "AP") > held_out["AP"]
 
 # %% [markdown]
 # As many images as the third rung, fewer steps, classes that it had never seen, and yet better on held-out images.
-# (There are only four classes to tell apart, too.) What transfers is everything but the names.
+# (Four classes are also easier to tell apart than twelve.) What transfers is everything but the names.
 #
 # And on a CPU the resumed weights are, to the bit, those of a run that never stopped: whatever is random depends on the
 # seed and the step's number alone.
@@ -474,9 +476,9 @@ assert abs(logs["one process"]["loss"] / logs["two processes"]["loss"] - 1) < 0.
 #
 # ## How small can it be?
 #
-# Data: one image to test the code, dozens to fine-tune. Batch: 1 works, as frozen batch norms and group norms ask no
-# other image; `accumulate=4` makes one step of four batches. Memory is told from shapes alone. **Predict**: does the
-# paper's model fit into 6 GiB, at two photos of 800 x 1066?
+# Data: one image to test the code, dozens to fine-tune. Batch: 1 works, because frozen batch norms and group norms ask
+# no other image. If you want the steps of a larger one, `accumulate=4` makes one step of four batches. Memory can be
+# told from shapes alone. **Predict**: does the paper's model fit into 6 GiB, at two photos of 800 x 1066?
 
 # %%
 print("weights, gradients, AdamW + what backward needs = sum")
@@ -487,8 +489,8 @@ for preset, batch, h, w in (
 print(f"measured: {last(board.state, 'memory_mib')} MiB at most for all of this kernel, Python and figures included")
 
 # %% [markdown]
-# No, but one photo does, and so do two of 600 x 800: what backward needs goes with the area. `--precision bf16` keeps
-# much of it in two bytes instead of four. (The allocator and a GPU's libraries come on top.)
+# No, but with one photo it does, and with two of 600 x 800: what backward needs goes with the area. `--precision bf16`
+# keeps much of it in two bytes instead of four. (The allocator and a GPU's libraries come on top.)
 #
 # ## Which run is sick?
 #
