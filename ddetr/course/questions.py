@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[Question, ...]] = {
                 5: "The paper's figure 6",
                 7: "One token, layer by layer",
                 8: "What one query sees",
-                12: "Where did the bottle's query look?",
+                12: "Where did the bird's query look?",
                 0: "Where it looks",
             },
         ),
