@@ -288,16 +288,16 @@ for n in range(3):
     in_box, lost = (weights[where].sum() / 8 for where in (inside, off_map))
     print(f"layer {n}: {inside.float().mean():.0%} of the points lie in the box, with {in_box:.0%} of the weight; "
           f"{lost:.0%} of the weight is off the map")  # fmt: skip
-    assert in_box > 0.9 * (1 - lost)
+    assert in_box > 0.85 * (1 - lost)
 assert lost > 0.7 * (1 - in_box)
 offsets = "decoder.layer0.sampling_offsets"
 assert torch.equal(trace[offsets], other[offsets])
 
 # %% [markdown]
 # The first layer reads closely around the cross. It has not seen anything yet: its offsets are the same for every
-# image, as the last line asserts. In the later layers more of the weight leaves the box, nearly all of it for places
-# off the map, where there is nothing to read *(page 05)*: in the last layer over a third of what this query looks with.
-# Of what it does read, over nine tenths lies in the box, in every layer.
+# image, as the last line asserts. In the later layers more of the weight leaves the box, most of it for places off the
+# map, where there is nothing to read *(page 05)*: in the last layer over a third of what this query looks with. Of what
+# it does read, about nine tenths or more lies in the box, in every layer. (A small object's box holds less.)
 #
 # ## Why must they talk?
 #
@@ -343,18 +343,19 @@ again = {name: breakdown.detection_counts()["duplicate"] for name, breakdown in 
 wrong = {name: len(breakdown.detections) - right[name] for name, breakdown in found.items()}
 assert right["all are silent"] > 0.9 * right["all layers talk"]
 assert again["all are silent"] > 1.2 * again["all layers talk"]
-assert wrong["the first is silent"] < 1.25 * wrong["all layers talk"]
 assert wrong["the others are silent"] > 1.5 * wrong["all layers talk"]
+more = {name: count - wrong["all layers talk"] for name, count in wrong.items()}
+assert more["the others are silent"] > 2 * more["the first is silent"]
 
 # %% [markdown]
-# It finds nearly as many. But it finds them again: over a third more duplicates, and nearly twice as many detections
-# that are wrong otherwise. The first round makes little difference there, for it is blind. The ones after a look do,
-# when queries can tell each other what they have seen.
+# A few. But what it finds it finds again: over a quarter more duplicates, and twice as many detections that are wrong
+# otherwise. Most of these come when the rounds after a look are silent, in which queries can tell each other what they
+# have seen. The first round is blind. Its silence adds less that is wrong, but loses the few objects.
 #
 # One of the scenes, with all detections above 0.3:
 
 # %%
-shown = 5  # of the sixty
+shown = 40  # of the sixty
 size, pictures, titles = scenes[shown].image.shape[:2], [], []
 for name in ("all layers talk", "all are silent"):
     (detections,) = model.postprocess(outputs[name][shown], [size])
@@ -363,6 +364,7 @@ for name in ("all layers talk", "all are silent"):
     pictures.append(draw_detections(Image.fromarray(scenes[shown].image), detections["boxes"][keep], labels))
     titles.append(f"{name}: {len(labels)} above 0.3")
 display(figures.show_images(pictures, titles))
+assert len(labels) > 1 == len(scenes[shown].annotations)  # one object
 
 # %% [markdown]
 # There is no non-maximum suppression behind this detector. Its queries do that work, as well as they have learnt to:

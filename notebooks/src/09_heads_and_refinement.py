@@ -325,7 +325,7 @@ display(refinement.proposals(look.image, tokens.level_sizes, grid[0], valid[0], 
 
 # %% [markdown]
 # Dots are the cells' centres, the square is where one of them starts, rings mark the tokens that became queries. Here
-# nearly all are on the two finest levels.
+# all are on the two finest levels.
 #
 # ## Class 0 alone
 #
