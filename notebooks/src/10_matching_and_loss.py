@@ -49,20 +49,12 @@ def look_at(seed):
     return scene, prepare_image(Image.fromarray(scene.image), 160), scene_target(model, scene)
 
 
-def ask(network, image):
-    with torch.no_grad():
-        return network.forward_raw([image])
-
-
-def overlaps(boxes, target):  # (Q, 4) -> (Q, N)
-    return box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target.boxes))
-
-
 scene, image, target = look_at(SCENE_SEED)
-out = ask(model, image)
+with torch.no_grad():
+    out = model.forward_raw([image])
 logits, boxes = out.pred_logits[0], out.pred_boxes[0]  # (Q, K), (Q, 4)
 names = [model.categories[label]["name"] for label in target.labels]
-iou = overlaps(boxes, target)
+iou = box_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target.boxes))  # (Q, N)
 assert iou.shape == (50, 6)
 print(dict(zip(enumerate(names), (iou > 0.5).sum(0).tolist(), strict=True)))
 
@@ -137,18 +129,19 @@ print(f"largest deviation: {(cost - matcher.cost(logits, boxes, target)).abs().m
 
 
 # %%
-def state_of(scene, out, target, queries, objects):  # plain values, for the view
-    boxes, scores = out.pred_boxes[0, queries], out.pred_logits[0, queries].sigmoid()
+picture = np.asarray(Image.fromarray(scene.image).reduce(2))  # about as large as the model sees it
+
+
+def state_of(queries, objects=range(6)):  # plain values, for the view
+    chosen = [target.labels[i].item() for i in objects]
     return matching.MatchingState(
-        boxes.tolist(), scores.tolist(), target.boxes[objects].tolist(), target.labels[objects].tolist(),
-        [category["name"] for category in model.categories], queries=[str(q) for q in queries],
-        picture=np.asarray(Image.fromarray(scene.image).reduce(2)),  # about as large as the model sees it
+        boxes[queries].tolist(), logits[queries].sigmoid().tolist(), target.boxes[list(objects)].tolist(), chosen,
+        [category["name"] for category in model.categories], picture=picture, queries=[str(q) for q in queries],
     )  # fmt: skip
 
 
 cheapest = cost.topk(2, dim=0, largest=False).indices.unique().tolist()  # (2, N) -> a list
-state = state_of(scene, out, target, cheapest, list(range(6)))
-display(matching.draw_terms(state))
+display(matching.draw_terms(state_of(cheapest)))
 
 # %% [markdown]
 # ## The assignment
@@ -201,26 +194,10 @@ query, index = linear_sum_assignment(cost)
 (paired,) = matcher(logits[None], boxes[None], [target])  # one Match(query, target) for each image
 assert paired.query.tolist() == query.tolist()
 assert paired.target.tolist() == index.tolist()
-display(matching.draw(state))
+display(matching.draw(state_of(cheapest)))
 
 # %% [markdown]
-# Each column has one frame; the bars are the loss of these queries alone. Does the best box win? A stop sign of a
-# crowded scene, and the two queries that want it:
-
-# %%
-crowd, crowd_image, wanted = look_at(101)
-replies = ask(model, crowd_image)
-sign, fits = 6, overlaps(replies.pred_boxes[0], wanted)
-costs = matcher.cost(replies.pred_logits[0], replies.pred_boxes[0], wanted)
-winner, loser = costs[:, sign].topk(2, largest=False).indices.tolist()
-for q in (winner, loser):
-    score = replies.pred_logits[0, q, wanted.labels[sign]].sigmoid()
-    print(f"query {q}: IoU {fits[q, sign]:.2f}, score {score:.2f}, sum of costs {costs[q, sign]:+.2f}")
-assert fits[loser, sign] > fits[winner, sign]
-display(matching.draw(state_of(crowd, replies, wanted, [winner, loser], [sign])))
-
-# %% [markdown]
-# The second's box fits better, and it still loses: it is less sure of the stop sign.
+# Each column has one frame; the bars are the loss of these queries alone.
 #
 # ## Break the weights
 #
@@ -238,7 +215,8 @@ def assign(predicted, target, weights):  # -> the query of each object, (N,)
 fresh = build_model("tiny", num_classes=12).eval()
 looks = [look[1:] for look in map(look_at, range(100, 112)) if len(look[2].labels)]
 for name, network in (("fresh", fresh), ("trained", model)):
-    seen = [(ask(network, image), target) for image, target in looks]
+    with torch.no_grad():
+        seen = [(network.forward_raw([image]), target) for image, target in looks]
     for weights in ((2.0, 0.0, 2.0), (2.0, 5.0, 0.0), (0.0, 5.0, 2.0)):
         changed = torch.cat([assign(*look, weights) != assign(*look, (2.0, 5.0, 2.0)) for look in seen])
         print(f"{name:8} weights {weights}: {int(changed.sum())} of {len(changed)} objects get another query")
@@ -246,13 +224,30 @@ for name, network in (("fresh", fresh), ("trained", model)):
 # %% [markdown]
 # Without L1 (the first line of each three) a fresh network's assignments change often, a trained one's hardly: there,
 # each box term can do without the other. A fresh network scores all classes nearly alike, so the box terms decide. A
-# trained one knows its classes; take that term away (the last line), and many objects go to another query.
+# trained one knows its classes; without that term (the last line) many objects go to another query. Such as a stop sign
+# in the most crowded scene. The two that want it:
+
+# %%
+crowd_out, crowd_target = max(seen, key=lambda look: len(look[1].labels))
+sign = 6
+fits = box_iou(cxcywh_to_xyxy(crowd_out.pred_boxes[0]), cxcywh_to_xyxy(crowd_target.boxes))[:, sign]
+scores = crowd_out.pred_logits[0, :, crowd_target.labels[sign]].sigmoid()
+total = matcher.cost(crowd_out.pred_logits[0], crowd_out.pred_boxes[0], crowd_target)[:, sign]
+winner, loser = total.topk(2, largest=False).indices.tolist()
+for q in (winner, loser):
+    print(f"query {q}: IoU {fits[q]:.2f}, score {scores[q]:.2f}, sum of costs {total[q]:+.2f}")
+assert fits[loser] > fits[winner]
+assert assign(crowd_out, crowd_target, (2.0, 5.0, 2.0))[sign] == winner
+assert assign(crowd_out, crowd_target, (0.0, 5.0, 2.0))[sign] == loser
+
+# %% [markdown]
+# The second's box fits better, and it still loses: it is less sure of the stop sign. Without the class it wins.
 #
 # Your turn: drag a box, move a weight or a score, watch who takes over. *(Without a kernel, this is a picture.)*
 
 # %%
 rivals = cost[:, [1, 3, 4]].topk(2, dim=0, largest=False).indices.unique().tolist()
-playground = matching_playground(state_of(scene, out, target, rivals, [1, 3, 4]))
+playground = matching_playground(state_of(rivals, objects=[1, 3, 4]))
 display(playground)
 
 # %% [markdown]
@@ -364,7 +359,7 @@ print(len(losses), "losses:", ", ".join(name for name in losses if "class" in na
 
 # %% [markdown]
 # Their sum is what `backward` is called on. And do the layers agree on who is responsible? In the crowded scene, from
-# layer to layer, and in all the scenes of the last table:
+# layer to layer, and in all the scenes of the table above:
 
 
 # %%
@@ -373,8 +368,8 @@ def responsible(out, target):  # -> the query of each object, by each layer (lay
     return torch.stack([assign(layer, target, (2.0, 5.0, 2.0)) for layer in layers])
 
 
-by_layer = responsible(replies, wanted)
-for label, queries in zip(wanted.labels, by_layer.T.tolist(), strict=True):
+by_layer = responsible(crowd_out, crowd_target)
+for label, queries in zip(crowd_target.labels, by_layer.T.tolist(), strict=True):
     print(f"{model.categories[label]['name']:<13}", " -> ".join(f"{q:>2}" for q in queries))
 everywhere = torch.cat([responsible(*look) for look in seen], dim=1)  # (layers, all objects)
 handed_over = (everywhere[1:] != everywhere[:-1]).sum(1).tolist()
@@ -382,7 +377,7 @@ for n, count in enumerate(handed_over, start=1):
     print(f"layer {n} hands over {count} of {everywhere.shape[1]} objects")
 car = 3
 assert by_layer[0, car] != by_layer[-1, car]
-assert (by_layer[0] == by_layer[-1]).sum() > len(wanted.labels) / 2
+assert (by_layer[0] == by_layer[-1]).sum() > len(crowd_target.labels) / 2
 assert handed_over[-1] < handed_over[0] < everywhere.shape[1] / 3
 
 # %% [markdown]
