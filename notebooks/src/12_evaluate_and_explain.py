@@ -387,8 +387,8 @@ print(f"right of the image: {points.weight[points.x > w].sum() / points.weight.s
 assert points.weight[inside].sum() > 0.5 * points.weight.sum()
 
 # %% [markdown]
-# At its head, on its breast, at its feet: in the box that it was given or just beside it, for offsets are counted in box
-# sides. It looked in the right place, and the tail is not there to be seen. Perhaps that is why it does not say bird.
+# In the box that it was given or just beside it, hardly beyond the image: offsets are counted in box sides. It looked in
+# the right place, and the tail is not there to be seen. Perhaps that is why it does not say bird.
 #
 # ## Batch 1, batch 2
 #
