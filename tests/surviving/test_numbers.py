@@ -101,10 +101,10 @@ def test_a_model_of_another_precision_finds_the_same(weights, dtype, pixels):
         expected, found = model(images), copy.deepcopy(model).to(dtype)(images)
     assert sure_ones(expected[0])
     for want, got in zip(expected, found, strict=True):
-        sure = sure_ones(want)
-        assert got["labels"][:sure].equal(want["labels"][:sure])
-        assert (got["boxes"][:sure] - want["boxes"][:sure]).abs().max() < pixels
-        assert (got["scores"][:sure] - want["scores"][:sure]).abs().max() < 0.03
+        for n in range(sure_ones(want)):  # rounding may change the order of two that are equally sure
+            near = (got["boxes"] - want["boxes"][n]).abs().amax(1) < pixels
+            near &= (got["labels"] == want["labels"][n]) & ((got["scores"] - want["scores"][n]).abs() < 0.03)
+            assert near.any()
 
 
 def test_two_hundred_steps_in_half_precision_stay_near_float64():
