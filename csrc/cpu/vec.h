@@ -87,7 +87,7 @@ inline void store(scalar_t* to, Vec<float> v) {
 // A vector of some lanes of two vectors end to end, by their numbers.
 template <int... Lane, typename V>
 inline auto pick(V a, V b) {
-#if __has_builtin(__builtin_shufflevector)
+#if defined(__clang__) || __GNUC__ >= 12
   return __builtin_shufflevector(a, b, Lane...);
 #else  // GCC before 12
   using T = std::remove_reference_t<decltype(a[0])>;

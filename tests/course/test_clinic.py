@@ -6,7 +6,7 @@ import torch
 from ddetr.course import clinic
 from ddetr.course.faults import FAULTS
 
-ONLY_IN_COMPANY = ("padding not masked", "valid_ratios forgotten")
+ONLY_IN_COMPANY = {"padding not masked": 0.05, "valid_ratios forgotten": 0.1}  # and how much AP it costs at least
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_a_patient_shows_it(number, well):
     if fault in ONLY_IN_COMPANY:
         assert same(alone, healthy)
         kept = average_precision(clinic.in_company(clinic.healthy(weights), 4))
-        assert average_precision(clinic.in_company(clinic.patient(number), 4)) < kept - 0.03
+        assert average_precision(clinic.in_company(clinic.patient(number), 4)) < kept - ONLY_IN_COMPANY[fault]
     else:
         assert not same(alone, healthy)
         assert average_precision(alone) < average_precision(healthy) - 0.03
