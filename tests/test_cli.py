@@ -155,6 +155,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(toy, tmp
     assert main(train) == 0
     weights = load_pretrained(out).state_dict()
     (out / "checkpoint.pt").unlink()
+    (out / "model.safetensors").unlink()
     assert main([*train, "--resume"]) == 0
     assert "There is no checkpoint" in capsys.readouterr().out
     assert all(tensor.equal(weights[name]) for name, tensor in load_pretrained(out).state_dict().items())
@@ -170,6 +171,17 @@ def test_weights_whose_checkpoint_was_deleted_are_not_overwritten(toy, tmp_path,
     assert sentence.endswith(f"holds a run already ({kept.partition('/')[0]}): another --out starts a new one")
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [file]
     assert file.read_bytes() == b"an hour's work"
+
+
+def test_resuming_without_the_checkpoint_does_not_start_over_the_weights(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), "--preset", "tiny_two_stage", *SHORT, "--epochs", "1"]
+    assert main(train) == 0
+    weights = (out / "model.safetensors").read_bytes()
+    (out / "checkpoint.pt").unlink()
+    assert main([*train, "--resume"]) == 1
+    assert "has no checkpoint.pt to go on from" in capsys.readouterr().err
+    assert (out / "model.safetensors").read_bytes() == weights
 
 
 def test_training_options_reach_the_run(toy, tmp_path, capsys):

@@ -41,7 +41,7 @@ _DEFAULTS: dict[str, Any] = {
     "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "schedule": None,
     "accumulate": 1, "precision": "fp32", "seed": 0, "workers": 0, "augment": None, "log_every": 10, "save_every": 60.0,
     "eval_every": None, "keep_every": None, "tensorboard": False, "imagenet": False, "weights": None, "limit": None,
-    "encoder_from": None,
+    "encoder_from": None, "muon_factor": None,
 }  # fmt: skip
 
 
@@ -74,6 +74,8 @@ def add_arguments(add: Callable) -> None:
     add("--precision", choices=PRECISIONS, help="of the network; losses are always float32; default: fp32")
     add("--workers", type=not_negative, help="processes that load images; default: 0, none besides the main one")
     add("--lr", type=float, help="learning rate; default: the preset's")
+    add("--muon-factor", type=not_negative_number, metavar="F", help="by which Muon multiplies the rate for the hidden "
+        "layers' matrices, 0 for AdamW alone; default: the preset's")  # fmt: skip
     add("--seed", type=not_negative, help=f"default: {_DEFAULTS['seed']}")
     add("--schedule", choices=SCHEDULES, help="of the learning rate; default: the preset's")
     add("--log-every", type=positive, metavar="STEPS", help="between two lines of metrics.jsonl; default: 10")
@@ -173,6 +175,11 @@ def _checkpoint(out: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """The run's checkpoint; None if it was killed before it had one, and so starts from its beginning again."""
     if (out / "checkpoint.pt").exists():
         return read_training_state(out / "checkpoint.pt")
+    if (out / "model.safetensors").exists():
+        raise ValueError(
+            f"{out} has no checkpoint.pt to go on from, and starting again would replace what it has learnt: "
+            f"--weights {out / 'model.safetensors'} with another --out starts from there"
+        )
     say(f"There is no checkpoint in {out} yet: the run starts from its beginning.")
     return None
 
@@ -236,8 +243,10 @@ def _remembered_settings(path: Path) -> dict[str, Any]:
 
 
 def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOptions:
-    given = {name: settings[name] for name in ("lr", "schedule", "augment") if settings[name] is not None}
-    recipe = dataclasses.replace(default_recipe(config), **given)
+    given = {
+        name: settings[name] for name in ("lr", "muon_factor", "schedule", "augment") if settings[name] is not None
+    }
+    recipe = dataclasses.replace(default_recipe(config, from_scratch=not settings["weights"]), **given)
     names = (
         "epochs", "minutes", "batch_size", "accumulate", "precision", "seed", "workers", "log_every", "save_every",
         "eval_every", "keep_every",

@@ -3,9 +3,18 @@
 from . import distributed
 from .errors import ErrorBreakdown, Outcome, error_breakdown, format_errors
 from .evaluate import detect, evaluate
+from .muon import Muon
 from .predictions import Predictions, read_predictions, write_predictions
 from .run import Callback, TrainOptions, TrainState
-from .schedule import PAPER_RECIPE, TINY_RECIPE, Recipe, build_optimizer, default_recipe, parameter_groups
+from .schedule import (
+    PAPER_RECIPE,
+    TINY_FROM_SCRATCH,
+    TINY_RECIPE,
+    Recipe,
+    build_optimizer,
+    default_recipe,
+    parameter_groups,
+)
 from .scores import (
     METRICS,
     Evaluation,
@@ -22,11 +31,13 @@ from .train import train
 __all__ = [
     "METRICS",
     "PAPER_RECIPE",
+    "TINY_FROM_SCRATCH",
     "TINY_RECIPE",
     "Callback",
     "ErrorBreakdown",
     "Evaluation",
     "GroupScore",
+    "Muon",
     "Outcome",
     "PrecisionRecall",
     "Predictions",

@@ -68,12 +68,22 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}: "
             "a run is resumed on the same data"
         )
+    groups, wanted = (_group_names(o["param_groups"]) for o in (contents["optimizer"], state.optimizer.state_dict()))
+    if groups != wanted:
+        raise CheckpointError(
+            f"the checkpoint's optimiser has the parameter groups {groups}, and this run's recipe makes {wanted}: "
+            "muon_factor=0 (--muon-factor 0) makes those without matrices"
+        )
     before = contents.get("images_per_step", state.images_per_step)  # early checkpoints do not say
     if before != state.images_per_step:
         raise CheckpointError(
             f"the run took {before} images a step, and would now take {state.images_per_step}: processes, batch_size "
             "and accumulate may change, but not their product"
         )
+
+
+def _group_names(groups: list[dict[str, Any]]) -> str:
+    return ", ".join(str(group.get("name")) for group in groups)
 
 
 def _names(categories: list[dict[str, Any]] | None) -> str:

@@ -50,8 +50,8 @@ class TrainOptions:
             raise ValueError(f"give either epochs or minutes; got epochs={self.epochs}, minutes={self.minutes}")
         for name in ("epochs", "minutes", "batch_size", "accumulate", "log_every", "eval_every", "keep_every"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive; got {value}")
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be positive and finite; got {value}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}")
 

@@ -113,8 +113,11 @@ class Evaluation(NamedTuple):
 def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -> Evaluation:
     """Judge box detections, `results` in COCO's format, by the annotations `coco`, on the images of `image_ids` alone.
 
-    `results` are left as they are.
+    `results` are left as they are. ValueError for an image id that `coco` does not have.
     """
+    strangers = ({result["image_id"] for result in results} | set(image_ids)) - coco.imgs.keys()
+    if strangers:
+        raise ValueError(f"image id {min(strangers)} is not in the annotations: the detections are of another data set")
     judge = _judge(coco, results, image_ids)
     precision, recall = (judge.eval[name][..., -1] for name in ("precision", "recall"))  # (T, R, K, A), (T, K, A)
     objects = _count_objects(judge)  # (K, A)

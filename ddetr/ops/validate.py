@@ -89,7 +89,8 @@ def check_levels(
         )
     if level_start_index is None:
         return
-    starts = level_start_index.tolist() if isinstance(level_start_index, Tensor) else list(level_start_index)
+    is_list = isinstance(level_start_index, (list, tuple))
+    starts = list(level_start_index) if is_list else torch.as_tensor(level_start_index).tolist()
     if starts != level_starts(level_sizes):
         raise ValueError(
             f"level_start_index is {starts}, but levels of sizes {level_sizes} start at {level_starts(level_sizes)}"

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +17,18 @@ from ddetr import load_pretrained
 from ddetr.cli import main
 from ddetr.engine.batches import StepBatches
 
-COUNT, STEPS = 9, 6
+STEPS = 6
 SHORT = ["--preset", "tiny_two_stage", "--augment", "none", "--size", "64", "--set", "encoder_layers=1", "--set",
          "decoder_layers=2", "--set", "num_queries=20"]  # fmt: skip
 
 TWO_EPOCHS = ["--epochs", "2", "--log-every", "1"]
 
 
-def make_equal_sizes(folder):
-    """Nine images of 64 x 64, three of them with objects."""
+def make_equal_sizes(folder, count=9):
+    """Images of 64 x 64, every third of them with objects."""
     rng = np.random.default_rng(0)
     images, annotations, pictures = [], [], {}
-    for i in range(COUNT):
+    for i in range(count):
         pixels = rng.integers(90, 160, (64, 64, 3), dtype=np.uint8)
         for _ in range(0 if i % 3 else 1 + i):
             x, y, w, h = (int(v) for v in (*rng.integers(0, 30, 2), *rng.integers(10, 30, 2)))
@@ -39,10 +40,19 @@ def make_equal_sizes(folder):
     return write_coco(folder, {"images": images, "annotations": annotations, "categories": CATEGORIES}, pictures)
 
 
+def paths(folder, count=9):
+    images, annotations = make_equal_sizes(folder, count)
+    return ["--images", str(images), "--annotations", str(annotations)]
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    images, annotations = make_equal_sizes(tmp_path_factory.mktemp("data"))
-    return ["--images", str(images), "--annotations", str(annotations)]
+    return paths(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module", params=[9, 11])
+def uneven(tmp_path_factory, request):
+    return paths(tmp_path_factory.mktemp("uneven"), request.param)
 
 
 def torchrun(arguments, processes=2, **kwargs):
@@ -63,24 +73,26 @@ def lines(out):
 
 
 def test_the_steps_have_the_cases_that_they_are_to_test():
-    first, second = (list(StepBatches([1.0] * COUNT, 4, 0, 0, STEPS, rank, 2)) for rank in range(2))
-    assert [] in second  # a process without an image, in the last step of an epoch
+    for count, last in {9: (1, 0), 11: (2, 1)}.items():
+        steps = [list(StepBatches([1.0] * count, 4, 0, 0, STEPS, rank, 2)) for rank in range(2)]
+        assert tuple(len(own[STEPS // 2 - 1]) for own in steps) == last  # of an epoch
+    first, second = (list(StepBatches([1.0] * 9, 4, 0, 0, STEPS, rank, 2)) for rank in range(2))
     has_objects = [[any(i % 3 == 0 for _, i in share) for share in shares] for shares in (first, second)]
     assert (True, False) in [pair for *pair, share in zip(*has_objects, second, strict=True) if share] or (
         False, True) in zip(*has_objects, strict=True)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def one(data, tmp_path_factory):
+def one(uneven, tmp_path_factory):
     out = tmp_path_factory.mktemp("one") / "run"
-    assert main(["train", *data, *SHORT, *TWO_EPOCHS, "--out", str(out), "--batch-size", "4"]) == 0
+    assert main(["train", *uneven, *SHORT, *TWO_EPOCHS, "--out", str(out), "--batch-size", "4"]) == 0
     return out
 
 
 @pytest.mark.parametrize("parts", [["--batch-size", "2"], ["--batch-size", "1", "--accumulate", "2"]])
-def test_two_processes_are_one(data, one, tmp_path, parts):
+def test_two_processes_are_one(uneven, one, tmp_path, parts):
     out = tmp_path / "run"
-    code, stdout, stderr = finish(torchrun([*data, *SHORT, *TWO_EPOCHS, "--out", str(out), *parts]))
+    code, stdout, stderr = finish(torchrun([*uneven, *SHORT, *TWO_EPOCHS, "--out", str(out), *parts]))
     assert code == 0, stderr
     assert stdout.count("4 images a step (2 processes x ") == 1  # only one of them speaks
     assert len(lines(one)) == STEPS
@@ -120,11 +132,10 @@ def test_an_interrupt_stops_all_at_the_same_step(data, tmp_path):
 
 
 def test_an_error_in_one_process_ends_the_others(data, tmp_path):
-    images, annotations = make_equal_sizes(tmp_path / "data")
-    (images / "4.png").write_bytes(b"broken")
+    broken = paths(tmp_path / "data")
+    (Path(broken[1]) / "4.png").write_bytes(b"broken")
     started = time.monotonic()
-    paths = ["--images", str(images), "--annotations", str(annotations)]
-    code, _, stderr = finish(torchrun([*paths, *SHORT, "--out", str(tmp_path / "run"), "--epochs", "100000"]))
+    code, _, stderr = finish(torchrun([*broken, *SHORT, "--out", str(tmp_path / "run"), "--epochs", "100000"]))
     assert code != 0
     assert "error: image id 4: " in stderr
     assert "error: process" in stderr

@@ -1,8 +1,19 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ddetr import build_model
-from ddetr.engine import PAPER_RECIPE, Recipe, TrainOptions, build_optimizer, parameter_groups
+from ddetr.engine import (
+    PAPER_RECIPE,
+    TINY_FROM_SCRATCH,
+    TINY_RECIPE,
+    Recipe,
+    TrainOptions,
+    build_optimizer,
+    default_recipe,
+    parameter_groups,
+)
 from ddetr.engine.run import is_due
 from ddetr.engine.schedule import clip_gradients, set_learning_rate
 
@@ -25,6 +36,34 @@ def test_a_tenth_for_backbone_offsets_and_reference_points(preset):
     grouped = [id(p) for group in groups.values() for p in group["params"]]
     assert len(grouped) == len(set(grouped))
     assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("preset", ["tiny", "tiny_two_stage", "r50_two_stage"])
+def test_muon_moves_the_matrices_of_the_hidden_layers(preset):
+    model = build_model(preset)
+    groups = {
+        group["name"]: group for group in parameter_groups(model, replace(TINY_FROM_SCRATCH, backbone_factor=0.5))
+    }
+    rates = [groups[name]["lr"] / TINY_RECIPE.lr for name in ("transformer matrices", "backbone matrices")]
+    assert rates == pytest.approx([4, 2])
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    moved = {names[id(p)] for group in groups.values() if group["orthogonal"] for p in group["params"]}
+    grouped = [id(p) for group in groups.values() for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters() if p.requires_grad}
+    assert {
+        "backbone.body.layer2.0.conv1.weight", "neck.levels.0.0.weight", "encoder.layers.0.self_attn.value_proj.weight",
+        "encoder.layers.1.ffn.linear2.weight", "decoder.layers.0.self_attn.in_proj_weight",
+    } <= moved  # fmt: skip
+    others = ("body.conv1", "bias", "norm", "embed", "offsets", "attention_weights", "reference_points")
+    assert not [name for name in moved if any(part in name for part in others)]
+    assert not any(group["orthogonal"] for group in parameter_groups(model, TINY_RECIPE))
+
+
+def test_fresh_weights_of_tiny_models_have_a_recipe_of_their_own():
+    tiny, paper = build_model("tiny").config, build_model("r50").config
+    assert [default_recipe(tiny, True), default_recipe(tiny)] == [TINY_FROM_SCRATCH, TINY_RECIPE]
+    assert [default_recipe(paper, True), default_recipe(paper)] == [PAPER_RECIPE, PAPER_RECIPE]
 
 
 def test_warm_up_and_drop():

@@ -52,6 +52,14 @@ def test_parts_agree_with_the_whole(case):
         assert (np.diff(curves.curve(group.category_id, 0.5)) <= 0).all()
 
 
+def test_detections_of_another_data_set(case):
+    dataset, results = case
+    with pytest.raises(ValueError, match="image id 4711 is not in the annotations"):
+        score(dataset.coco, [*results, results[0] | {"image_id": 4711}], dataset.image_ids)
+    with pytest.raises(ValueError, match="image id 4711 is not in the annotations"):
+        score(dataset.coco, results, [*dataset.image_ids, 4711])
+
+
 def test_results_are_left_as_they_are(case):
     dataset, results = case
     before = copy.deepcopy(results)

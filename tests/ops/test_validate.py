@@ -22,6 +22,7 @@ WRONG_PLAIN = {
     "weights of other queries": ({"attention_weights": torch.zeros(2, 4, 2, 2, 2)}, "attention_weights must be"),
     "too few tokens": ({"value": torch.zeros(2, 15, 2, 4)}, r"S = 15 tokens, but spatial_shapes .* add up to 16"),
     "levels that overlap": ({"level_start_index": [0, 11]}, r"level_start_index is \[0, 11\], but .* \[0, 12\]"),
+    "a start that is no list": ({"level_start_index": 0}, r"level_start_index is 0, but .* \[0, 12\]"),
     "no levels": ({"spatial_shapes": []}, "spatial_shapes is empty"),
     "a level of no size": ({"spatial_shapes": [(16, 1), (0, 5)]}, r"spatial_shapes\[1\] must be positive"),
     "a negative size": ({"spatial_shapes": [(-3, -4), (2, 2)]}, r"spatial_shapes\[0\] must be positive"),
