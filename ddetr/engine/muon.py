@@ -44,10 +44,10 @@ def _polynomial(gram: Tensor, a: float, b: float, c: float) -> Tensor:
 class Muon(torch.optim.AdamW):
     """AdamW, but parameters in groups with `"orthogonal": True` take steps that are as long in every direction.
 
-    A gradient is mostly along a few singular vectors, and so is AdamW's step; Muon moves as far along the rare ones.
-    Meant for the hidden layers' matrices and convolutions (a row for each output channel), not for embeddings, heads,
-    norms and biases. A step's root mean square is about 0.2 of the learning rate, as AdamW's (Liu et al., 2025,
-    arXiv:2502.16982, section 2.2), so that both can follow one schedule.
+    A gradient is mostly along a few singular vectors, AdamW's step along some more; Muon moves as far along all of them
+    that the gradient has. Meant for the hidden layers' matrices and convolutions (a row for each output channel), not
+    for embeddings, heads, norms and biases. A step's root mean square is at most about 0.2 of the learning rate, as
+    AdamW's (Liu et al., 2025, arXiv:2502.16982, section 2.2), so that both can follow one schedule.
     """
 
     @torch.no_grad()

@@ -62,8 +62,8 @@ PAPER_RECIPE = Recipe()
 # learn several times faster at a higher rate, if the first steps are small. Without crops, and at the size of the test,
 # the first minutes bring about twice the AP; the drawn data is varied enough.
 TINY_RECIPE = Recipe(lr=4e-4, backbone_factor=1.0, warmup=100, augment="light", schedule="cosine")
-# What fresh weights have to learn lies in more directions than AdamW's steps take: with Muon the same images bring
-# almost twice the AP50 (docs/training.md).
+# Fresh weights have something to learn in more directions than AdamW's steps take: with Muon the same images bring 1.7
+# times the AP50 (docs/training.md).
 TINY_FROM_SCRATCH = replace(TINY_RECIPE, muon_factor=4.0)
 
 

@@ -9,7 +9,7 @@ from toy_data import make_coco
 from ddetr import build_model, load_pretrained
 from ddetr.checkpoints import CheckpointError, save_model, save_training_state
 from ddetr.cli import main
-from ddetr.engine import TrainOptions
+from ddetr.engine import TINY_FROM_SCRATCH, TrainOptions
 from ddetr.engine.checkpoint import check_resumable, read_training_state, remove_leftovers, save_run
 from ddetr.engine.train import start_state
 
@@ -86,6 +86,8 @@ def test_a_run_is_resumed_with_as_many_images_a_step(tmp_path):
     check_resumable(contents, state_of(batch_size=2, accumulate=2))
     with pytest.raises(CheckpointError, match="took 4 images a step, and would now take 2"):
         check_resumable(contents, state_of(batch_size=2))
+    with pytest.raises(CheckpointError, match=r"slow, and this run's recipe makes .*matrices: muon_factor=0"):
+        check_resumable(contents, state_of(batch_size=4, recipe=TINY_FROM_SCRATCH))
     with pytest.raises(CheckpointError, match="trained on 4 images; the data now has 5"):
         check_resumable(contents, state_of(num_images=5, batch_size=4))
 

@@ -41,11 +41,10 @@ def test_a_tenth_for_backbone_offsets_and_reference_points(preset):
 @pytest.mark.parametrize("preset", ["tiny", "tiny_two_stage", "r50_two_stage"])
 def test_muon_moves_the_matrices_of_the_hidden_layers(preset):
     model = build_model(preset)
-    groups = {
-        group["name"]: group for group in parameter_groups(model, replace(TINY_FROM_SCRATCH, backbone_factor=0.5))
-    }
-    rates = [groups[name]["lr"] / TINY_RECIPE.lr for name in ("transformer matrices", "backbone matrices")]
-    assert rates == pytest.approx([4, 2])
+    recipe = replace(TINY_FROM_SCRATCH, backbone_factor=0.5)
+    groups = {group["name"]: group for group in parameter_groups(model, recipe)}
+    rates = [groups[name]["lr"] / recipe.lr for name in ("transformer matrices", "backbone matrices")]
+    assert rates == pytest.approx([recipe.muon_factor, recipe.muon_factor / 2])
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     moved = {names[id(p)] for group in groups.values() if group["orthogonal"] for p in group["params"]}
     grouped = [id(p) for group in groups.values() for p in group["params"]]
@@ -83,6 +82,12 @@ def test_cosine():
     assert rates == pytest.approx([0.5, (1 + 0.5**0.5) / 2, 0.5, 0, 0], abs=1e-9)
     with pytest.raises(ValueError, match="step, cosine; got 'linear'"):
         Recipe(schedule="linear")
+
+
+@pytest.mark.parametrize("change", [{"muon_factor": -1}, {"lr": float("nan")}])
+def test_impossible_recipes(change):
+    with pytest.raises(ValueError, match=f"{next(iter(change))} must be .*; got"):
+        Recipe(**change)
 
 
 @pytest.mark.parametrize(
