@@ -146,11 +146,6 @@ class DeformableDETRConfig:
             raise ValueError(f"dropout must be in [0, 1); got {self.dropout}")
         if self.focal_alpha > 1:
             raise ValueError(f"focal_alpha is a share, in [0, 1]; got {self.focal_alpha}")
-        if 0 < self.focal_gamma < 1:
-            raise ValueError(
-                f"focal_gamma must be 0 or at least 1; got {self.focal_gamma}: below 1 the loss has no gradient where "
-                "a prediction is exactly right"
-            )
         if self.proposal_nms >= 1:
             raise ValueError(f"proposal_nms is an IoU, in [0, 1), 0 for none; got {self.proposal_nms}")
         if self.two_stage and not self.box_refine:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -173,15 +174,49 @@ def test_weights_whose_checkpoint_was_deleted_are_not_overwritten(toy, tmp_path,
     assert file.read_bytes() == b"an hour's work"
 
 
-def test_resuming_without_the_checkpoint_does_not_start_over_the_weights(toy, tmp_path, capsys):
-    out = tmp_path / "run"
-    train = ["train", "--data", str(toy), "--out", str(out), "--preset", "tiny_two_stage", *SHORT, "--epochs", "1"]
-    assert main(train) == 0
-    weights = (out / "model.safetensors").read_bytes()
-    (out / "checkpoint.pt").unlink()
-    assert main([*train, "--resume"]) == 1
+@pytest.mark.parametrize("kept", ["model.safetensors", "snapshots/step_000200.safetensors"])
+def test_resuming_without_the_checkpoint_does_not_start_over_the_weights(run, toy, tmp_path, capsys, kept):
+    file = tmp_path / "run" / kept
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"an hour's work")
+    shutil.copy(run / "settings.json", tmp_path / "run")
+    assert main(["train", "--data", str(toy), "--out", str(tmp_path / "run"), "--resume"]) == 1
     assert "has no checkpoint.pt to go on from" in capsys.readouterr().err
-    assert (out / "model.safetensors").read_bytes() == weights
+    assert file.read_bytes() == b"an hour's work"
+
+
+def test_a_resumed_run_may_change_its_rates_but_not_its_optimiser(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), *SHORT]
+    assert main([*train, "--epochs", "1"]) == 0
+    assert main([*train, "--resume", "--epochs", "2", "--muon-factor", "0"]) == 1
+    assert "leave out muon_factor=0" in capsys.readouterr().err
+    assert main([*train, "--resume", "--epochs", "2", "--muon-factor", "8"]) == 0
+    groups = torch.load(out / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert {group["factor"] for group in groups if group["orthogonal"]} == {8.0}
+
+
+def test_a_run_from_before_muon_goes_on_with_adamw(toy, tmp_path):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), *SHORT]
+    assert main([*train, "--epochs", "1", "--muon-factor", "0"]) == 0
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["muon_factor"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    for group in checkpoint["optimizer"]["param_groups"]:
+        del group["orthogonal"]
+    torch.save(checkpoint, out / "checkpoint.pt")
+    assert main([*train, "--resume", "--epochs", "2"]) == 0
+    assert json.loads((out / "settings.json").read_text())["muon_factor"] == 0
+
+
+def test_a_borrowed_encoder_is_not_from_scratch(run, toy, tmp_path):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), *SHORT, "--epochs", "1"]
+    assert main([*train, "--preset", "tiny", "--encoder-from", str(run)]) == 0
+    groups = torch.load(out / "checkpoint.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert not any(group["orthogonal"] for group in groups)
 
 
 def test_training_options_reach_the_run(toy, tmp_path, capsys):

@@ -30,7 +30,6 @@ def test_a_config_survives_json():
         ({"dilation": True, "backbone": "resnet18"}, "dilation=True needs a bottleneck"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"dropout": float("nan")}, "dropout must be a number of at least 0; got nan"),
-        ({"focal_gamma": 0.5}, "focal_gamma must be 0 or at least 1; got 0.5"),
         ({"focal_alpha": 1.5}, r"focal_alpha is a share, in \[0, 1\]; got 1.5"),
         ({"class_weight": -1}, "class_weight must be a number of at least 0"),
         ({"test_size": 3}, "test_size must be at least 16 pixels; got 3"),

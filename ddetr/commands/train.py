@@ -17,7 +17,7 @@ from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
 from ..data.coco import with_ids
 from ..engine import TrainOptions, default_recipe, distributed, format_metrics, train
-from ..engine.checkpoint import check_resumable, read_training_state
+from ..engine.checkpoint import check_resumable, has_matrices, read_training_state, snapshots
 from ..engine.log import tensorboard
 from ..engine.run import PRECISIONS
 from ..engine.schedule import SCHEDULES
@@ -111,6 +111,8 @@ def _run(args: argparse.Namespace) -> int:
     base = _base_model(checkpoint, settings)
     config = base.config if base else get_config(settings["preset"], **settings["overrides"])
     resolution = Resolution.around(config.test_size)
+    if checkpoint and settings["muon_factor"] is None and not has_matrices(checkpoint):
+        settings["muon_factor"] = 0.0  # it was begun without
     options = _options(settings, config)
     transform = AUGMENTATIONS[options.recipe.augment](resolution)
     dataset = open_dataset(args, "train", transform, limit=settings["limit"])
@@ -175,10 +177,11 @@ def _checkpoint(out: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """The run's checkpoint; None if it was killed before it had one, and so starts from its beginning again."""
     if (out / "checkpoint.pt").exists():
         return read_training_state(out / "checkpoint.pt")
-    if (out / "model.safetensors").exists():
+    learnt = [out / "model.safetensors", *(file for step, file in snapshots(out) if step)]
+    if any(file.exists() for file in learnt):
         raise ValueError(
             f"{out} has no checkpoint.pt to go on from, and starting again would replace what it has learnt: "
-            f"--weights {out / 'model.safetensors'} with another --out starts from there"
+            f"--weights {next(file for file in learnt if file.exists())} with another --out starts from there"
         )
     say(f"There is no checkpoint in {out} yet: the run starts from its beginning.")
     return None
@@ -243,10 +246,10 @@ def _remembered_settings(path: Path) -> dict[str, Any]:
 
 
 def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOptions:
-    given = {
-        name: settings[name] for name in ("lr", "muon_factor", "schedule", "augment") if settings[name] is not None
-    }
-    recipe = dataclasses.replace(default_recipe(config, from_scratch=not settings["weights"]), **given)
+    choices = ("lr", "muon_factor", "schedule", "augment")
+    given = {name: settings[name] for name in choices if settings[name] is not None}
+    fresh = not (settings["weights"] or settings["encoder_from"])
+    recipe = dataclasses.replace(default_recipe(config, from_scratch=fresh), **given)
     names = (
         "epochs", "minutes", "batch_size", "accumulate", "precision", "seed", "workers", "log_every", "save_every",
         "eval_every", "keep_every",

@@ -42,7 +42,7 @@ class Bookkeeping:
         out.mkdir(parents=True, exist_ok=True)
         remove_leftovers(out, state.step)
         self.log = RunLog(out / "metrics.jsonl", state, callbacks)
-        self.saved, self.saved_at = state.step, time.monotonic()
+        self.saved, self.saved_at = -1, time.monotonic()  # by this process
         self.kept = state.position(options)
         line = self.log.evaluation
         self.evaluated = 0.0 if line is None else line["epoch"] if options.minutes is None else line["minutes"]
@@ -64,10 +64,12 @@ class Bookkeeping:
         if is_main():
             position = self.state.position(self.options)
             evaluation_due = self.val is not None and is_due(self.options.eval_every, self.evaluated, position)
-            if is_due(self.options.keep_every, self.kept, position):
+            keep_due = is_due(self.options.keep_every, self.kept, position)
+            save_due = started - self.saved_at > self.options.save_every
+            if self.state.step > self.saved and (keep_due or evaluation_due or save_due):
+                self._save()  # before a snapshot: what is kept can be gone on from
+            if keep_due:
                 self._keep()
-            if self.state.step > self.saved and (evaluation_due or started - self.saved_at > self.options.save_every):
-                self._save()
             if self.val and evaluation_due and self.state.progress(self.options) < 1:  # the end has one of its own
                 self._evaluate(self.val)
             for before_step in self.before_step:
@@ -107,7 +109,7 @@ class Bookkeeping:
             return
         if is_due(self.options.keep_every, self.kept, state.position(self.options)):
             self._keep()
-        if state.step > self.saved or not (self.out / "checkpoint.pt").exists():
+        if state.step > self.saved:
             self._save()
         evaluated = self.log.evaluation is not None and self.log.evaluation["step"] == state.step
         if self.val is not None and not state.stopped and not evaluated:

@@ -12,8 +12,7 @@ from .scores import printable
 
 
 def save_run(state: TrainState, out: Path) -> None:
-    """Write model.safetensors (for use) and checkpoint.pt (to go on from), each of them whole or not at all."""
-    save_model(state.model, out / "model.safetensors")
+    """Write checkpoint.pt (to go on from) and model.safetensors (for use), each of them whole or not at all."""
     contents = {
         "config": state.model.config.to_dict(),
         "categories": state.model.categories,
@@ -26,7 +25,8 @@ def save_run(state: TrainState, out: Path) -> None:
         "images_per_step": state.images_per_step,
         "images_seen": state.images_seen,
     }
-    save_training_state(contents, out / "checkpoint.pt")
+    save_training_state(contents, out / "checkpoint.pt")  # first: weights alone would be taken for a finished run's
+    save_model(state.model, out / "model.safetensors")
 
 
 def snapshot_path(out: Path, step: int) -> Path:
@@ -68,11 +68,11 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}: "
             "a run is resumed on the same data"
         )
-    groups, wanted = (_group_names(o["param_groups"]) for o in (contents["optimizer"], state.optimizer.state_dict()))
-    if groups != wanted:
+    had, has = has_matrices(contents), has_matrices({"optimizer": state.optimizer.state_dict()})
+    if had != has:
+        advice = "leave out muon_factor=0 (--muon-factor 0)" if had else "muon_factor=0 (--muon-factor 0) does"
         raise CheckpointError(
-            f"the checkpoint's optimiser has the parameter groups {groups}, and this run's recipe makes {wanted}: "
-            "muon_factor=0 (--muon-factor 0) makes those without matrices"
+            f"the run moved its matrices with {'Muon' if had else 'AdamW'}, and would not from here on: {advice}"
         )
     before = contents.get("images_per_step", state.images_per_step)  # early checkpoints do not say
     if before != state.images_per_step:
@@ -82,8 +82,9 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
         )
 
 
-def _group_names(groups: list[dict[str, Any]]) -> str:
-    return ", ".join(str(group.get("name")) for group in groups)
+def has_matrices(contents: dict[str, Any]) -> bool:
+    """Whether the run of a checkpoint's `contents` left matrices to Muon."""
+    return any(group.get("orthogonal") for group in contents["optimizer"]["param_groups"])
 
 
 def _names(categories: list[dict[str, Any]] | None) -> str:
@@ -97,7 +98,12 @@ def load_training_state(state: TrainState, contents: dict[str, Any]) -> None:
     """Put what `read_training_state` read into `state`. CheckpointError if it does not belong there."""
     check_resumable(contents, state)
     state.model.load_state_dict(contents["model"])
+    options = [
+        {key: group[key] for key in ("factor", "weight_decay", "orthogonal")} for group in state.optimizer.param_groups
+    ]
     state.optimizer.load_state_dict(contents["optimizer"])
+    for group, own in zip(state.optimizer.param_groups, options, strict=True):
+        group.update(own)  # this run's recipe, not the one that it began with
     if contents.get("scaler") and state.scaler.is_enabled():
         state.scaler.load_state_dict(contents["scaler"])
     state.step, state.seconds, state.images_seen = contents["step"], contents["seconds"], contents["images_seen"]

@@ -50,6 +50,9 @@ class Muon(torch.optim.AdamW):
     AdamW's (Liu et al., 2025, arXiv:2502.16982, section 2.2), so that both can follow one schedule.
     """
 
+    def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 1e-2, fused: bool | None = None) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay, fused=fused)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One step of both; as for any optimiser, `closure` computes the loss again."""
@@ -61,10 +64,11 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"]
             if group.get("orthogonal") and parameter.grad is not None
         ]
-        overflow = getattr(self, "found_inf", None)  # GradScaler leaves it to fused optimisers to skip a step
+        # GradScaler leaves it to fused optimisers to divide by its scale, and to skip a step.
+        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if overflow is None or not overflow:
             for parameter, gradient, group in orthogonal:
-                self._move(parameter, gradient, group)
+                self._move(parameter, gradient if scale is None else gradient / scale, group)
         for parameter, _, _ in orthogonal:
             parameter.grad = None  # AdamW leaves out what has no gradient
         super().step()
@@ -73,6 +77,8 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _move(self, parameter: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+        if parameter.ndim < 2:
+            raise ValueError(f"only matrices and kernels can be orthogonal; got a parameter of shape {parameter.shape}")
         state = self.state[parameter]
         if not state:  # named as AdamW's, which loads them
             state["step"] = torch.zeros((), device=parameter.device)

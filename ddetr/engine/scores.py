@@ -115,9 +115,10 @@ def score(coco: COCO, results: list[dict[str, Any]], image_ids: Sequence[int]) -
 
     `results` are left as they are. ValueError for an image id that `coco` does not have.
     """
-    strangers = ({result["image_id"] for result in results} | set(image_ids)) - coco.imgs.keys()
-    if strangers:
-        raise ValueError(f"image id {min(strangers)} is not in the annotations: the detections are of another data set")
+    for what, ids in (("a detection", (result["image_id"] for result in results)), ("image_ids", image_ids)):
+        strangers = set(ids) - coco.imgs.keys()
+        if strangers:
+            raise ValueError(f"{what} has image id {min(strangers, key=str)}, which the annotations do not have")
     judge = _judge(coco, results, image_ids)
     precision, recall = (judge.eval[name][..., -1] for name in ("precision", "recall"))  # (T, R, K, A), (T, K, A)
     objects = _count_objects(judge)  # (K, A)

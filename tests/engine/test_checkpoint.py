@@ -86,8 +86,12 @@ def test_a_run_is_resumed_with_as_many_images_a_step(tmp_path):
     check_resumable(contents, state_of(batch_size=2, accumulate=2))
     with pytest.raises(CheckpointError, match="took 4 images a step, and would now take 2"):
         check_resumable(contents, state_of(batch_size=2))
-    with pytest.raises(CheckpointError, match=r"slow, and this run's recipe makes .*matrices: muon_factor=0"):
+    with pytest.raises(CheckpointError, match=r"with AdamW, and would not from here on: muon_factor=0"):
         check_resumable(contents, state_of(batch_size=4, recipe=TINY_FROM_SCRATCH))
+    (tmp_path / "muon").mkdir()
+    save_run(state_of(batch_size=4, recipe=TINY_FROM_SCRATCH), tmp_path / "muon")
+    with pytest.raises(CheckpointError, match=r"with Muon, and would not from here on: leave out muon_factor=0"):
+        check_resumable(read_training_state(tmp_path / "muon" / "checkpoint.pt"), state_of(batch_size=4))
     with pytest.raises(CheckpointError, match="trained on 4 images; the data now has 5"):
         check_resumable(contents, state_of(num_images=5, batch_size=4))
 

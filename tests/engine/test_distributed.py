@@ -78,7 +78,7 @@ def test_the_steps_have_the_cases_that_they_are_to_test():
         assert tuple(len(own[STEPS // 2 - 1]) for own in steps) == last  # of an epoch
     first, second = (list(StepBatches([1.0] * 9, 4, 0, 0, STEPS, rank, 2)) for rank in range(2))
     has_objects = [[any(i % 3 == 0 for _, i in share) for share in shares] for shares in (first, second)]
-    assert (True, False) in [pair for *pair, share in zip(*has_objects, second, strict=True) if share] or (
+    assert (True, False) in [tuple(pair) for *pair, share in zip(*has_objects, second, strict=True) if share] or (
         False, True) in zip(*has_objects, strict=True)  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_two_processes_are_one(uneven, one, tmp_path, parts):
         )
     weights, wanted = (load_pretrained(run).state_dict() for run in (out, one))
     for name, tensor in wanted.items():
-        # Adam moved each by up to 1e-4; a gradient that is zero but for rounding it magnifies.
+        # The optimiser moved each by up to 1e-4; a gradient that is zero but for rounding it magnifies.
         torch.testing.assert_close(weights[name], tensor, rtol=0, atol=1e-6, msg=name)
 
 

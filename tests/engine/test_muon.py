@@ -79,11 +79,11 @@ def test_weight_decay_shrinks_what_has_no_direction():
 
 def test_it_goes_on_from_its_state_exactly():
     once, twice = parameters(), parameters()
-    run(Muon(groups(once), lr=0.01), once, steps=2)
-    optimizer = Muon(groups(twice), lr=0.01)
+    run(Muon(groups(once), lr=0.01, fused=True), once, steps=2)
+    optimizer = Muon(groups(twice), lr=0.01, fused=True)
     run(optimizer, twice, steps=2)
     again = [nn.Parameter(parameter.detach().clone()) for parameter in twice]
-    resumed = Muon(groups(again), lr=0.01)
+    resumed = Muon(groups(again), lr=0.01, fused=True)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for each, own in ((optimizer, twice), (resumed, again)):
         run(each, own, steps=2)
@@ -93,9 +93,31 @@ def test_it_goes_on_from_its_state_exactly():
 
 def test_gradients_are_left_as_they_were():
     moved = parameters()
-    optimizer = Muon(groups(moved), lr=0.01)
-    run(optimizer, moved, steps=1)
-    assert all(parameter.grad is not None for parameter in moved)
+    gradients = [torch.ones_like(parameter) for parameter in moved]
+    for parameter, gradient in zip(moved, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    Muon(groups(moved), lr=0.01).step()
+    assert all(parameter.grad.equal(gradient) for parameter, gradient in zip(moved, gradients, strict=True))
+
+
+def test_vectors_have_no_directions():
+    bias = nn.Parameter(torch.zeros(3))
+    bias.grad = torch.ones(3)
+    with pytest.raises(ValueError, match="only matrices and kernels"):
+        Muon([{"params": [bias], "orthogonal": True}]).step()
+
+
+def test_a_scale_that_was_not_taken_off_does_not_count():
+    once, scaled = parameters(), parameters()
+    plain, optimizer = Muon(groups(once), lr=0.01, fused=True), Muon(groups(scaled), lr=0.01, fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    sum(parameter.square().sum() for parameter in once).backward()
+    plain.step()
+    scaler.scale(sum(parameter.square().sum() for parameter in scaled)).backward()
+    scaler.step(optimizer)
+    for a, b in zip(once, scaled, strict=True):
+        torch.testing.assert_close(a, b)
+    torch.testing.assert_close(plain.state[once[0]]["exp_avg"], optimizer.state[scaled[0]]["exp_avg"])
 
 
 def test_what_has_no_gradient_does_not_move():

@@ -54,9 +54,9 @@ def test_parts_agree_with_the_whole(case):
 
 def test_detections_of_another_data_set(case):
     dataset, results = case
-    with pytest.raises(ValueError, match="image id 4711 is not in the annotations"):
+    with pytest.raises(ValueError, match="a detection has image id 4711, which the annotations do not have"):
         score(dataset.coco, [*results, results[0] | {"image_id": 4711}], dataset.image_ids)
-    with pytest.raises(ValueError, match="image id 4711 is not in the annotations"):
+    with pytest.raises(ValueError, match="image_ids has image id 4711, which"):
         score(dataset.coco, results, [*dataset.image_ids, 4711])
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddetr import build_model
-from ddetr.engine import TINY_RECIPE, Recipe, TrainOptions, train_step
+from ddetr.engine import TINY_FROM_SCRATCH, TINY_RECIPE, Recipe, TrainOptions, train_step
 from ddetr.engine.train import start_state
 
 SIZE = 64
@@ -66,11 +66,12 @@ def test_half_precision_is_near_and_losses_are_float32(precision):
     assert state.scaler.is_enabled() is (precision == "fp16")
 
 
-def test_an_overflow_in_fp16_leaves_the_step_out_and_lowers_the_scale():
+@pytest.mark.parametrize("recipe", [TINY_RECIPE, TINY_FROM_SCRATCH])
+def test_an_overflow_in_fp16_leaves_the_step_out_and_lowers_the_scale(recipe):
     model = fresh()
     model.flatten.level_embed.register_hook(lambda gradient: gradient * float("inf"))
     before = copy.deepcopy(model.state_dict())
-    options = TrainOptions(epochs=1, batch_size=4, precision="fp16")
+    options = TrainOptions(epochs=1, batch_size=4, precision="fp16", recipe=recipe)
     state = start_state(model.train(), 4, options)
     assert not train_step(state, *batch(), options).grad_norm < float("inf")
     assert state.scaler.get_scale() == 2.0**15
