@@ -48,6 +48,9 @@ class Muon(torch.optim.AdamW):
     that the gradient has. Meant for the hidden layers' matrices and convolutions (a row for each output channel), not
     for embeddings, heads, norms and biases. A step's root mean square is at most about 0.2 of the learning rate, as
     AdamW's (Liu et al., 2025, arXiv:2502.16982, section 2.2), so that both can follow one schedule.
+
+    `params`, `lr`, `weight_decay` and `fused` are AdamW's. ValueError in a step for an orthogonal parameter that is no
+    matrix or kernel.
     """
 
     def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 1e-2, fused: bool | None = None) -> None:
