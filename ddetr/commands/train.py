@@ -111,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
     base = _base_model(checkpoint, settings)
     config = base.config if base else get_config(settings["preset"], **settings["overrides"])
     resolution = Resolution.around(config.test_size)
-    if checkpoint and settings["muon_factor"] is None and not has_matrices(checkpoint):
+    if checkpoint and settings["muon_factor"] is None and not has_matrices(checkpoint["optimizer"]["param_groups"]):
         settings["muon_factor"] = 0.0  # it was begun without
     options = _options(settings, config)
     transform = AUGMENTATIONS[options.recipe.augment](resolution)
@@ -177,11 +177,12 @@ def _checkpoint(out: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """The run's checkpoint; None if it was killed before it had one, and so starts from its beginning again."""
     if (out / "checkpoint.pt").exists():
         return read_training_state(out / "checkpoint.pt")
-    learnt = [out / "model.safetensors", *(file for step, file in snapshots(out) if step)]
-    if any(file.exists() for file in learnt):
+    files = [out / "model.safetensors", *(file for step, file in snapshots(out) if step)]
+    learnt = [file for file in files if file.exists()]
+    if learnt:
         raise ValueError(
             f"{out} has no checkpoint.pt to go on from, and starting again would replace what it has learnt: "
-            f"--weights {next(file for file in learnt if file.exists())} with another --out starts from there"
+            f"--weights {learnt[0]} with another --out starts from there"
         )
     say(f"There is no checkpoint in {out} yet: the run starts from its beginning.")
     return None

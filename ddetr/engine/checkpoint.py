@@ -68,7 +68,7 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}: "
             "a run is resumed on the same data"
         )
-    had, has = has_matrices(contents), has_matrices({"optimizer": state.optimizer.state_dict()})
+    had, has = has_matrices(contents["optimizer"]["param_groups"]), has_matrices(state.optimizer.param_groups)
     if had != has:
         advice = "leave out muon_factor=0 (--muon-factor 0)" if had else "muon_factor=0 (--muon-factor 0) does"
         raise CheckpointError(
@@ -82,9 +82,9 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
         )
 
 
-def has_matrices(contents: dict[str, Any]) -> bool:
-    """Whether the run of a checkpoint's `contents` left matrices to Muon."""
-    return any(group.get("orthogonal") for group in contents["optimizer"]["param_groups"])
+def has_matrices(groups: list[dict[str, Any]]) -> bool:
+    """Whether an optimiser of these parameter `groups` leaves matrices to Muon."""
+    return any(group.get("orthogonal") for group in groups)
 
 
 def _names(categories: list[dict[str, Any]] | None) -> str:
