@@ -110,6 +110,9 @@ class DeformableDETRConfig:
     giou_weight: float = 2.0
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
+    proposals_per_object: int = 1
+    """Two-stage: each object is matched with so many of the encoder's proposals. 1: as in the paper. More of them learn
+    more from the same images where objects are (Jia et al., 2022, "DETRs with Hybrid Matching", for queries)."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -118,7 +121,7 @@ class DeformableDETRConfig:
         _check_choice("backbone_norm", self.backbone_norm, BACKBONE_NORMS)
         for name in (
             "num_classes", "backbone_width", "num_heads", "num_points", "decoder_layers", "ffn_dim", "num_queries",
-            "max_detections",
+            "max_detections", "proposals_per_object",
         ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -181,7 +184,7 @@ _TINY = _PAPER.replace(
 PRESETS: dict[str, DeformableDETRConfig] = {
     "tiny": _TINY,
     # Which of many proposals around one object should speak takes the decoder longer to learn than anything else.
-    "tiny_two_stage": _TINY.replace(box_refine=True, two_stage=True, proposal_nms=0.6),
+    "tiny_two_stage": _TINY.replace(box_refine=True, two_stage=True, proposal_nms=0.6, proposals_per_object=4),
     "r50_single_scale": _PAPER.replace(num_levels=1),
     "r50_single_scale_dc5": _PAPER.replace(num_levels=1, dilation=True),
     "r50": _PAPER,

@@ -20,7 +20,7 @@ from ..engine import TrainOptions, default_recipe, distributed, format_metrics, 
 from ..engine.checkpoint import check_resumable, has_matrices, read_training_state, snapshots
 from ..engine.log import tensorboard
 from ..engine.run import PRECISIONS
-from ..engine.schedule import SCHEDULES
+from ..engine.schedule import SCHEDULES, Recipe
 from ..engine.train import start_state
 from ..files import write_json
 from ..models import DeformableDETR, build_model
@@ -38,7 +38,7 @@ from .common import (
 
 # What a run remembers, so that --resume repeats it; the command line's None means "not given".
 _DEFAULTS: dict[str, Any] = {
-    "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": 2, "lr": None, "schedule": None,
+    "preset": "tiny_two_stage", "epochs": None, "minutes": None, "batch_size": None, "lr": None, "schedule": None,
     "accumulate": 1, "precision": "fp32", "seed": 0, "workers": 0, "augment": None, "log_every": 10, "save_every": 60.0,
     "eval_every": None, "keep_every": None, "tensorboard": False, "imagenet": False, "weights": None, "limit": None,
     "encoder_from": None, "muon_factor": None,
@@ -68,7 +68,7 @@ def add_arguments(add: Callable) -> None:
         "--batch-size",
         type=positive,
         metavar="N",
-        help=f"images at once, in each process of torchrun; default: {_DEFAULTS['batch_size']}",
+        help="images at once, in each process of torchrun; default: 2, or what makes steps of 4 with Muon",
     )
     add("--accumulate", type=positive, metavar="N", help="batches that make one optimiser step; default: 1")
     add("--precision", choices=PRECISIONS, help="of the network; losses are always float32; default: fp32")
@@ -252,10 +252,16 @@ def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOpt
     fresh = not (settings["weights"] or settings["encoder_from"])
     recipe = dataclasses.replace(default_recipe(config, from_scratch=fresh), **given)
     names = (
-        "epochs", "minutes", "batch_size", "accumulate", "precision", "seed", "workers", "log_every", "save_every",
-        "eval_every", "keep_every",
+        "epochs", "minutes", "accumulate", "precision", "seed", "workers", "log_every", "save_every", "eval_every",
+        "keep_every",
     )  # fmt: skip
-    return TrainOptions(recipe=recipe, **{name: settings[name] for name in names})
+    batch_size = settings["batch_size"] or _default_batch_size(recipe, settings["accumulate"])
+    return TrainOptions(recipe=recipe, batch_size=batch_size, **{name: settings[name] for name in names})
+
+
+def _default_batch_size(recipe: Recipe, accumulate: int) -> int:
+    """Two images; with Muon, whose cost is the step's and not the images', what makes steps of four."""
+    return max(1, 4 // (accumulate * distributed.world_size())) if recipe.muon_factor else 2
 
 
 def _base_model(checkpoint: dict[str, Any] | None, settings: dict[str, Any]) -> DeformableDETR | None:

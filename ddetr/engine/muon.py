@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 MOMENTUM = 0.95
+TURNS = 2
+"""Each matrix moves in one of two steps, twice as far: nearly the same way, for its momentum remembers some twenty steps,
+at half of the cost."""
 _POLYNOMIALS = ((7.7110, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.5940, 0.4107))
 """a, b, c of p(x) = a x + b x^3 + c x^5, one for each iteration. Together they bring all of [0.02, 1] to within a tenth
 of 1: each is the best for where the one before ends (the idea of Amsel et al., 2025, arXiv:2505.16932)."""
@@ -46,8 +49,9 @@ class Muon(torch.optim.AdamW):
 
     A gradient is mostly along a few singular vectors, AdamW's step along some more; Muon moves as far along all of them
     that the gradient has. Meant for the hidden layers' matrices and convolutions (a row for each output channel), not
-    for embeddings, heads, norms and biases. A step's root mean square is at most about 0.2 of the learning rate, as
-    AdamW's (Liu et al., 2025, arXiv:2502.16982, section 2.2), so that both can follow one schedule.
+    for embeddings, last layers, norms and biases. Matrices take turns: half of a group moves in each step, twice as
+    far. Over its turns one moves, root mean square, at most about 0.2 of the learning rate a step, as with AdamW (Liu
+    et al., 2025, arXiv:2502.16982, section 2.2), so that both can follow one schedule.
 
     `params`, `lr`, `weight_decay` and `fused` are AdamW's. ValueError in a step for an orthogonal parameter that is no
     matrix or kernel.
@@ -61,25 +65,33 @@ class Muon(torch.optim.AdamW):
         """One step of both; as for any optimiser, `closure` computes the loss again."""
         with torch.enable_grad():
             loss = closure() if closure is not None else None
-        orthogonal = [
-            (parameter, parameter.grad, group)
-            for group in self.param_groups
-            for parameter in group["params"]
-            if group.get("orthogonal") and parameter.grad is not None
-        ]
         # GradScaler leaves it to fused optimisers to divide by its scale, and to skip a step.
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if overflow is None or not overflow:
-            for parameter, gradient, group in orthogonal:
-                self._move(parameter, gradient if scale is None else gradient / scale, group)
-        for parameter, _, _ in orthogonal:
+        gradients = []
+        for group in self.param_groups:
+            if not group.get("orthogonal"):
+                continue
+            gradients += [(parameter, parameter.grad) for parameter in group["params"]]
+            if overflow is None or not overflow:
+                self._move_some(group, scale)
+        for parameter, _ in gradients:
             parameter.grad = None  # AdamW leaves out what has no gradient
         super().step()
-        for parameter, gradient, _ in orthogonal:
+        for parameter, gradient in gradients:
             parameter.grad = gradient
         return loss
 
-    def _move(self, parameter: nn.Parameter, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _move_some(self, group: dict[str, Any], scale: Tensor | None) -> None:
+        """All of the group's momenta take in the gradient, and those whose turn it is move."""
+        group["turn"] = (group.get("turn", -1) + 1) % TURNS  # in the group, so that a checkpoint has it
+        for number, parameter in enumerate(group["params"]):
+            if parameter.grad is not None:
+                ahead = self._momentum(parameter, parameter.grad if scale is None else parameter.grad / scale)
+                if number % TURNS == group["turn"]:
+                    _move(parameter, ahead.flatten(1), TURNS * group["lr"], group["weight_decay"])
+
+    def _momentum(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """Nesterov's, with this `gradient`."""
         if parameter.ndim < 2:
             raise ValueError(f"only matrices and kernels can be orthogonal; got a parameter of shape {parameter.shape}")
         state = self.state[parameter]
@@ -87,8 +99,10 @@ class Muon(torch.optim.AdamW):
             state["step"] = torch.zeros((), device=parameter.device)
             state["exp_avg"] = torch.zeros_like(parameter)
         state["step"] += 1
-        momentum = state["exp_avg"].lerp_(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
-        length = 0.2 * math.sqrt(max(ahead.shape))  # for a root mean square of 0.2
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.sub_(orthogonalize(ahead).view_as(parameter), alpha=group["lr"] * length)
+        return gradient.lerp(state["exp_avg"].lerp_(gradient, 1 - MOMENTUM), MOMENTUM)
+
+
+def _move(parameter: nn.Parameter, momentum: Tensor, rate: float, weight_decay: float) -> None:
+    length = 0.2 * math.sqrt(max(momentum.shape))  # for a root mean square of 0.2
+    parameter.mul_(1 - rate * weight_decay)
+    parameter.sub_(orthogonalize(momentum).view_as(parameter), alpha=rate * length)

@@ -64,7 +64,7 @@ PAPER_RECIPE = Recipe()
 TINY_RECIPE = Recipe(lr=4e-4, backbone_factor=1.0, warmup=100, augment="light", schedule="cosine")
 # Fresh weights have something to learn in more directions than AdamW's steps take: with Muon the same images bring 1.7
 # times the AP50 (docs/training.md).
-TINY_FROM_SCRATCH = replace(TINY_RECIPE, muon_factor=4.0)
+TINY_FROM_SCRATCH = replace(TINY_RECIPE, muon_factor=8.0)
 
 
 def default_recipe(config: DeformableDETRConfig, from_scratch: bool = False) -> Recipe:
@@ -114,9 +114,11 @@ def _group_of(name: str) -> str:
 
 
 def _is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
-    """Between other layers: neither the first convolution, an embedding or a head, nor what says where to sample."""
-    others = ("body.conv1", "embed", "reference_points", "sampling_offsets", "attention_weights")
-    return parameter.ndim > 1 and not any(part in name for part in others)
+    """Between other layers: neither the first nor a last one, no embedding, nor what says where to sample."""
+    others = ("body.conv1", "class_embed", "level_embed", "query_embed", "reference_points", "sampling_offsets",
+        "attention_weights")  # fmt: skip
+    gives_boxes = "box_embed" in name and len(parameter) == 4
+    return parameter.ndim > 1 and not gives_boxes and not any(part in name for part in others)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Muon:

@@ -39,7 +39,8 @@ class Criterion(nn.Module):
         """output: a `DetrOutput`, targets: one for each image -> weighted losses; call backward on their sum.
 
         `loss_class`, `loss_bbox`, `loss_giou` of the last layer, `..._0`, `..._1` of the earlier ones (with
-        `aux_loss`), `..._enc` of the encoder's proposals (two-stage, where every object has the label 0).
+        `aux_loss`), `..._enc` of the encoder's proposals (two-stage, where every object has the label 0, and is
+        matched `config.proposals_per_object` times).
 
         num_boxes: what to divide by instead of this batch's `num_boxes`, when it is a part of a larger one. ValueError
         unless it is more than 0.
@@ -52,8 +53,9 @@ class Criterion(nn.Module):
             for n, (logits, boxes) in enumerate(output.aux):
                 losses |= self.layer_losses(logits, boxes, targets, divisor, suffix=f"_{n}")
         if output.enc_logits is not None:
-            as_objects = [Target(torch.zeros_like(target.labels), target.boxes) for target in targets]
-            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, as_objects, divisor, suffix="_enc")
+            times = self.config.proposals_per_object
+            objects = [Target(torch.zeros_like(t.labels).repeat(times), t.boxes.repeat(times, 1)) for t in targets]
+            losses |= self.layer_losses(output.enc_logits, output.enc_boxes, objects, divisor * times, suffix="_enc")
         return losses
 
     def num_boxes(self, targets: list[Target], device: torch.device) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddetr.engine.muon import Muon, orthogonalize
+from ddetr.engine.muon import TURNS, Muon, orthogonalize
 
 
 def matrix(values, m, n):
@@ -60,13 +60,34 @@ def test_a_step_is_as_long_in_every_direction():
     moved = parameters()
     before = [parameter.detach().clone() for parameter in moved]
     run(Muon(groups(moved), lr=0.01, weight_decay=0.0), moved, steps=1)
-    for parameter, old in zip(moved[:2], before, strict=False):
-        step = (parameter - old).detach()
-        assert step.pow(2).mean().sqrt() == pytest.approx(0.01 * 0.2, rel=0.1)
-        values = torch.linalg.svdvals(step.flatten(1))
-        assert values.min() > 0.8 * values.max()
-        assert (step * parameter.grad).sum() < 0
+    step = (moved[0] - before[0]).detach()
+    assert step.pow(2).mean().sqrt() == pytest.approx(TURNS * 0.01 * 0.2, rel=0.1)
+    values = torch.linalg.svdvals(step.flatten(1))
+    assert values.min() > 0.8 * values.max()
+    assert (step * moved[0].grad).sum() < 0
     assert not moved[2].equal(before[2])
+
+
+def test_matrices_take_turns():
+    moved = parameters()
+    optimizer = Muon(groups(moved), lr=0.01)
+    turns = []
+    for _ in range(2 * TURNS):
+        before = [parameter.detach().clone() for parameter in moved[:2]]
+        run(optimizer, moved, steps=1)
+        turns.append([not parameter.equal(old) for parameter, old in zip(moved, before, strict=False)])
+    assert turns == 2 * [[True, False], [False, True]]
+
+
+def test_the_momentum_takes_in_the_gradient_of_every_step():
+    moved = parameters()
+    optimizer = Muon(groups(moved), lr=0.01)
+    for step in range(3):
+        for parameter in moved:
+            parameter.grad = torch.full_like(parameter, float(step == 1))
+        optimizer.step()
+    for parameter in moved[:2]:
+        torch.testing.assert_close(optimizer.state[parameter]["exp_avg"], torch.full_like(parameter, 0.05 * 0.95))
 
 
 def test_weight_decay_shrinks_what_has_no_direction():
@@ -74,19 +95,19 @@ def test_weight_decay_shrinks_what_has_no_direction():
     before = weight.detach().clone()
     weight.grad = torch.zeros_like(weight)
     Muon([{"params": [weight], "orthogonal": True}], lr=0.5, weight_decay=0.1).step()
-    torch.testing.assert_close(weight.detach(), before * (1 - 0.5 * 0.1))
+    torch.testing.assert_close(weight.detach(), before * (1 - TURNS * 0.5 * 0.1))
 
 
 def test_it_goes_on_from_its_state_exactly():
     once, twice = parameters(), parameters()
-    run(Muon(groups(once), lr=0.01, fused=True), once, steps=2)
+    run(Muon(groups(once), lr=0.01, fused=True), once, steps=3)
     optimizer = Muon(groups(twice), lr=0.01, fused=True)
-    run(optimizer, twice, steps=2)
+    run(optimizer, twice, steps=3)  # in the middle of the turns
     again = [nn.Parameter(parameter.detach().clone()) for parameter in twice]
     resumed = Muon(groups(again), lr=0.01, fused=True)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for each, own in ((optimizer, twice), (resumed, again)):
-        run(each, own, steps=2)
+        run(each, own, steps=3)
     assert all(a.equal(b) for a, b in zip(twice, again, strict=True))
     assert not any(a.equal(b) for a, b in zip(once, twice, strict=True))
 
@@ -153,4 +174,4 @@ def test_the_closure_gives_the_loss():
         return loss
 
     first = optimizer.step(closure)
-    assert optimizer.step(closure) < first
+    assert closure() < first

@@ -141,3 +141,21 @@ def test_the_encoder_learns_object_or_not():
     losses = criterion(output, [target])
     assert losses["loss_class_enc"] < 1e-3
     assert losses["loss_class"] > 1
+
+
+
+@pytest.mark.parametrize("times", [1, 2, 5])
+def test_several_of_the_encoders_proposals_learn_from_one_object(times):
+    criterion = Criterion(DeformableDETRConfig(num_classes=3, proposals_per_object=times))
+    target = Target(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))
+    logits = torch.full((1, 3, 3), -12.0)
+    logits[0, :2, 0] = 12.0
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.4, 0.2], [0.1, 0.1, 0.1, 0.1]]])
+    output = make_output(logits, boxes, enc_logits=logits, enc_boxes=boxes)
+    losses = criterion(output, [target])
+    # The best, then the one beside it, then all that there are; averaged over the matches that were asked for.
+    wrong = {1: 0.0, 2: 0.2, 5: 0.2 + 2 * 0.4 + 2 * 0.1}[times]
+    assert losses["loss_bbox_enc"] == pytest.approx(5 * wrong / times)
+    assert (losses["loss_class_enc"] < 1e-3) == (times == 2)
+    once = Criterion(DeformableDETRConfig(num_classes=3))(output, [target])
+    assert losses["loss_bbox"] == once["loss_bbox"]  # the decoder's layers match one to one
