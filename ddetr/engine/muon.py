@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 MOMENTUM = 0.95
 TURNS = 2
-"""Each matrix moves in one of two steps, twice as far: nearly the same way, for its momentum remembers some twenty steps,
-at half of the cost."""
+"""Each matrix moves in one of two steps, twice as far. That is nearly the same way, for its momentum remembers some
+twenty steps, at half of the cost."""
 _POLYNOMIALS = ((7.7110, -22.1138, 16.2487), (3.2153, -2.4112, 0.5013), (2.2183, -1.5940, 0.4107))
 """a, b, c of p(x) = a x + b x^3 + c x^5, one for each iteration. Together they bring all of [0.02, 1] to within a tenth
 of 1: each is the best for where the one before ends (the idea of Amsel et al., 2025, arXiv:2505.16932)."""
