@@ -143,7 +143,6 @@ def test_the_encoder_learns_object_or_not():
     assert losses["loss_class"] > 1
 
 
-
 @pytest.mark.parametrize("times", [1, 2, 5])
 def test_several_of_the_encoders_proposals_learn_from_one_object(times):
     criterion = Criterion(DeformableDETRConfig(num_classes=3, proposals_per_object=times))
