@@ -39,7 +39,23 @@ def test_train_writes_a_run(run):
     assert {"model.safetensors", "checkpoint.pt", "metrics.jsonl", "settings.json"} == {p.name for p in run.iterdir()}
     last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "eval"
-    assert last["step"] == 4
+    assert last["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "step"),
+    [
+        ([], "4 images a step"),
+        (["--accumulate", "2"], "4 images a step (2 parts x 2 images)"),
+        (["--muon-factor", "0"], "2 images a step"),
+        (["--batch-size", "1"], "1 images a step"),
+        (["--preset", "tiny", "--accumulate", "8"], "8 images a step"),
+    ],
+)
+def test_steps_with_muon_are_of_four_images(given, step, toy, tmp_path, capsys):
+    train = ["train", "--data", str(toy), *SHORT, "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main([*train, *given]) == 0
+    assert f" {step} -> " in capsys.readouterr().out
 
 
 def test_eval_prints_and_writes_twelve_numbers(run, toy, capsys, tmp_path):
@@ -130,7 +146,7 @@ def test_given_weights_say_what_starts_afresh(run, tmp_path, capsys, caplog):
     printed = capsys.readouterr().out
     assert "only the weights are taken; the optimiser starts afresh, also where the file holds the state" in printed
     after = torch.load(out / "checkpoint.pt", weights_only=True)
-    assert {float(entry["step"]) for entry in before["optimizer"]["state"].values()} == {4}
+    assert {float(entry["step"]) for entry in before["optimizer"]["state"].values()} == {2}
     assert {float(entry["step"]) for entry in after["optimizer"]["state"].values()} == {1} == {after["step"]}
     first = load_pretrained(out / "snapshots" / "step_000000.safetensors").state_dict()
     changed = {name for name, tensor in before["model"].items() if not tensor.equal(first[name])}
