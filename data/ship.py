@@ -54,7 +54,7 @@ def card(args: argparse.Namespace, file: Path, evaluation: Evaluation) -> str:
 {made_by}
 
 with seed {settings["seed"]}, at commit {args.commit}. The last training, on {args.on}, took {last["step"]} steps of
-{settings["batch_size"]} images in {last["minutes"]:.0f} minutes.
+{settings["images_per_step"]} images in {last["minutes"]:.0f} minutes.
 
 Scores on the {evaluation.num_images} val images of a ToyCOCO set that neither training nor tuning saw,
 

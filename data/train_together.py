@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
         )
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    write_json(args.out / "settings.json", {"seed": args.seed, "batch_size": options.images_per_step})
+    write_json(args.out / "settings.json", {"seed": args.seed, "images_per_step": options.images_per_step})
     train(model, train_set, options, args.out, val=val_set, resume=args.resume)
 
 

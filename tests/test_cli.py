@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from ddetr import build_model, load_pretrained
 from ddetr.checkpoints import save_model
 from ddetr.cli import main
 from ddetr.commands.predict import _unique_names
+from ddetr.engine import TINY_FROM_SCRATCH, schedule
 
 
 @pytest.fixture(scope="module")
@@ -222,9 +224,43 @@ def test_a_run_from_before_muon_goes_on_with_adamw(toy, tmp_path):
     checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
     for group in checkpoint["optimizer"]["param_groups"]:
         del group["orthogonal"]
+    del checkpoint["config"]["proposals_per_object"]  # nor was there this
     torch.save(checkpoint, out / "checkpoint.pt")
     assert main([*train, "--resume", "--epochs", "2"]) == 0
     assert json.loads((out / "settings.json").read_text())["muon_factor"] == 0
+
+
+def test_a_resumed_run_keeps_the_factor_that_it_began_with(toy, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), *SHORT]
+    assert main([*train, "--epochs", "1"]) == 0
+    began = json.loads((out / "settings.json").read_text())
+    assert (began["muon_factor"], began["images_per_step"]) == (None, 4)
+    monkeypatch.setattr(schedule, "TINY_FROM_SCRATCH", replace(schedule.TINY_FROM_SCRATCH, muon_factor=3.0))
+    assert main([*train, "--resume", "--epochs", "2"]) == 0
+    assert json.loads((out / "settings.json").read_text())["muon_factor"] == TINY_FROM_SCRATCH.muon_factor != 3
+
+
+def test_parameters_that_were_grouped_otherwise_are_no_run_to_resume(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), *SHORT]
+    assert main([*train, "--epochs", "1"]) == 0
+    before = (out / "settings.json").read_bytes()
+    checkpoint = torch.load(out / "checkpoint.pt", weights_only=True)
+    hidden, *_, matrices = (group["params"] for group in checkpoint["optimizer"]["param_groups"])
+    hidden.append(matrices.pop())
+    torch.save(checkpoint, out / "checkpoint.pt")
+    assert main([*train, "--resume", "--epochs", "2"]) == 1
+    assert "groups the parameters as another version did" in capsys.readouterr().err
+    assert (out / "settings.json").read_bytes() == before
+
+
+def test_saying_the_default_batch_is_no_change(toy, tmp_path, capsys):
+    out = tmp_path / "run"
+    train = ["train", "--data", str(toy), "--out", str(out), *SHORT]
+    assert main([*train, "--epochs", "1"]) == 0
+    assert main([*train, "--resume", "--epochs", "2", "--batch-size", "4"]) == 0
+    assert "From here on" not in capsys.readouterr().out
 
 
 def test_a_borrowed_encoder_is_not_from_scratch(run, toy, tmp_path):

@@ -26,6 +26,7 @@ def test_a_config_survives_json():
         ({"embed_dim": 40}, "multiple of 32"),
         ({"num_levels": 2}, "num_levels must be 1"),
         ({"num_classes": 0}, "num_classes must be at least 1; got 0"),
+        ({"proposals_per_object": 0}, "proposals_per_object must be at least 1; got 0"),
         ({"backbone": "resnet51"}, "did you mean 'resnet50'"),
         ({"dilation": True, "backbone": "resnet18"}, "dilation=True needs a bottleneck"),
         ({"dropout": 1.0}, "dropout must be in"),

@@ -17,7 +17,7 @@ from ..config import PRESETS, DeformableDETRConfig, get_config
 from ..data import AUGMENTATIONS, CocoDetection, Resolution, coco_layout, eval_transform
 from ..data.coco import with_ids
 from ..engine import TrainOptions, default_recipe, distributed, format_metrics, train
-from ..engine.checkpoint import check_resumable, has_matrices, read_training_state, snapshots
+from ..engine.checkpoint import check_resumable, muon_factor, read_training_state, snapshots
 from ..engine.log import tensorboard
 from ..engine.run import PRECISIONS
 from ..engine.schedule import SCHEDULES, Recipe
@@ -68,7 +68,7 @@ def add_arguments(add: Callable) -> None:
         "--batch-size",
         type=positive,
         metavar="N",
-        help="images at once, in each process of torchrun; default: 2, or what makes steps of 4 with Muon",
+        help="images at once, in each process of torchrun; default: 2, or with Muon what makes steps of about 4",
     )
     add("--accumulate", type=positive, metavar="N", help="batches that make one optimiser step; default: 1")
     add("--precision", choices=PRECISIONS, help="of the network; losses are always float32; default: fp32")
@@ -111,8 +111,8 @@ def _run(args: argparse.Namespace) -> int:
     base = _base_model(checkpoint, settings)
     config = base.config if base else get_config(settings["preset"], **settings["overrides"])
     resolution = Resolution.around(config.test_size)
-    if checkpoint and settings["muon_factor"] is None and not has_matrices(checkpoint["optimizer"]["param_groups"]):
-        settings["muon_factor"] = 0.0  # it was begun without
+    if checkpoint and settings["muon_factor"] is None:
+        settings["muon_factor"] = muon_factor(checkpoint["optimizer"]["param_groups"])  # whatever today's default is
     options = _options(settings, config)
     transform = AUGMENTATIONS[options.recipe.augment](resolution)
     dataset = open_dataset(args, "train", transform, limit=settings["limit"])
@@ -138,7 +138,7 @@ def _run(args: argparse.Namespace) -> int:
             "holds the state of one (--resume goes on with a run)."
         )
     if distributed.is_main():
-        write_json(out / "settings.json", settings)
+        write_json(out / "settings.json", settings | {"images_per_step": options.images_per_step})
     state = train(model, dataset, options, out, val=val, resume=checkpoint or False, callbacks=callbacks)
     if state.stopped:
         say(f"Stopped at step {state.step}; the checkpoint is in {out}. The same command with --resume goes on.")
@@ -222,11 +222,14 @@ def _check_same_model(args: argparse.Namespace, remembered: dict[str, Any]) -> N
 
 
 def _say_changes(say: Callable[[str], None], before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Which settings a resumed run changes; a longer run is what people resume for, and needs no remark."""
+    """Which settings a resumed run changes.
+
+    A longer run is what people resume for, and needs no remark; nor do parts of a step, for the step has to stay.
+    """
     changed = [
         f"{name.replace('_', '-')} {_in_words(before[name])} -> {_in_words(now[name])}"
         for name in _DEFAULTS
-        if name not in ("epochs", "minutes") and before.get(name, now[name]) != now[name]
+        if name not in ("epochs", "minutes", "batch_size", "accumulate") and before.get(name, now[name]) != now[name]
     ]
     if changed:
         say(f"From here on with {', '.join(changed)}: no longer the run that it would have been without the stop.")
@@ -260,7 +263,7 @@ def _options(settings: dict[str, Any], config: DeformableDETRConfig) -> TrainOpt
 
 
 def _default_batch_size(recipe: Recipe, accumulate: int) -> int:
-    """Two images; with Muon, whose cost is the step's and not the images', what makes steps of four."""
+    """Two images; with Muon, whose cost is the step's and not the images', what makes steps of about four."""
     return max(1, 4 // (accumulate * distributed.world_size())) if recipe.muon_factor else 2
 
 

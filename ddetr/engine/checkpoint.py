@@ -7,6 +7,7 @@ from typing import Any
 
 from ..checkpoints import CheckpointError, save_model, save_training_state
 from ..checkpoints.reading import read_torch
+from ..config import DeformableDETRConfig
 from .run import TrainState
 from .scores import printable
 
@@ -54,9 +55,10 @@ def read_training_state(path: Path) -> dict[str, Any]:
 def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
     """CheckpointError if a checkpoint is of another model, other data, or other batches than `state`."""
     config = state.model.config.to_dict()
-    changed = [key for key in config if contents["config"].get(key) != config[key]]
+    had_config = DeformableDETRConfig.from_dict(contents["config"]).to_dict()  # a field that is newer has its default
+    changed = [key for key in config if had_config[key] != config[key]]
     if changed:
-        described = ", ".join(f"{key}={contents['config'].get(key)!r}, not {config[key]!r}" for key in changed)
+        described = ", ".join(f"{key}={had_config[key]!r}, not {config[key]!r}" for key in changed)
         raise CheckpointError(f"the checkpoint is of another model: {described}")
     if contents["categories"] != state.model.categories:
         raise CheckpointError(
@@ -68,11 +70,17 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             f"the checkpoint was trained on {contents['num_images']} images; the data now has {state.num_images}: "
             "a run is resumed on the same data"
         )
-    had, has = has_matrices(contents["optimizer"]["param_groups"]), has_matrices(state.optimizer.param_groups)
+    old, new = contents["optimizer"]["param_groups"], state.optimizer.param_groups
+    had, has = has_matrices(old), has_matrices(new)
     if had != has:
         advice = "leave out muon_factor=0 (--muon-factor 0)" if had else "muon_factor=0 (--muon-factor 0) does"
         raise CheckpointError(
             f"the run moved its matrices with {'Muon' if had else 'AdamW'}, and would not from here on: {advice}"
+        )
+    if [len(group["params"]) for group in old] != [len(group["params"]) for group in new]:
+        raise CheckpointError(
+            "the run's optimiser groups the parameters as another version did: --weights RUN/model.safetensors with "
+            "another --out starts from what it has learnt"
         )
     before = contents.get("images_per_step", state.images_per_step)  # early checkpoints do not say
     if before != state.images_per_step:
@@ -85,6 +93,11 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
 def has_matrices(groups: list[dict[str, Any]]) -> bool:
     """Whether an optimiser of these parameter `groups` leaves matrices to Muon."""
     return any(group.get("orthogonal") for group in groups)
+
+
+def muon_factor(groups: list[dict[str, Any]]) -> float:
+    """The factor that an optimiser of these parameter `groups` was built with; 0 without Muon."""
+    return next((group["factor"] for group in groups if group.get("name") == "transformer matrices"), 0.0)
 
 
 def _names(categories: list[dict[str, Any]] | None) -> str:

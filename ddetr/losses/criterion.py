@@ -26,8 +26,9 @@ def sigmoid_focal_loss(logits: Tensor, onehot: Tensor, alpha: float = 0.25, gamm
 class Criterion(nn.Module):
     """Matches and scores every prediction of a model (DETR, section 3.1; paper, appendix A.4).
 
-    Each layer is matched on its own, and every loss is divided by the number of objects in the batch, at least 1, and
-    averaged over the ranks of a distributed run. `config` has the weights of the losses.
+    Each layer is matched on its own, and every loss is divided by the number of objects in the batch, at least 1 (the
+    encoder's by `proposals_per_object` times as many), and averaged over the ranks of a distributed run. `config` has
+    the weights of the losses.
     """
 
     def __init__(self, config: DeformableDETRConfig) -> None:
@@ -54,7 +55,7 @@ class Criterion(nn.Module):
                 losses |= self.layer_losses(logits, boxes, targets, divisor, suffix=f"_{n}")
         if output.enc_logits is not None:
             times = self.config.proposals_per_object
-            objects = [Target(torch.zeros_like(t.labels).repeat(times), t.boxes.repeat(times, 1)) for t in targets]
+            objects = [_as_objects(target, times, output.enc_logits.shape[1]) for target in targets]
             losses |= self.layer_losses(output.enc_logits, output.enc_boxes, objects, divisor * times, suffix="_enc")
         return losses
 
@@ -94,3 +95,9 @@ class Criterion(nn.Module):
         for b, (target, match) in enumerate(zip(targets, matches, strict=True)):
             onehot[b, match.query, target.labels[match.target]] = 1
         return sigmoid_focal_loss(logits, onehot, self.config.focal_alpha, self.config.focal_gamma).sum()
+
+
+def _as_objects(target: Target, times: int, num_proposals: int) -> Target:
+    """Each object `times` times, with the label 0; fewer times where that would leave some without a proposal."""
+    times = max(1, min(times, num_proposals // max(1, len(target.labels))))
+    return Target(torch.zeros_like(target.labels).repeat(times), target.boxes.repeat(times, 1))

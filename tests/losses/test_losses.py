@@ -158,3 +158,26 @@ def test_several_of_the_encoders_proposals_learn_from_one_object(times):
     assert (losses["loss_class_enc"] < 1e-3) == (times == 2)
     once = Criterion(DeformableDETRConfig(num_classes=3))(output, [target])
     assert losses["loss_bbox"] == once["loss_bbox"]  # the decoder's layers match one to one
+
+
+def test_every_object_has_a_proposal_before_one_has_several():
+    criterion = Criterion(DeformableDETRConfig(num_classes=3, proposals_per_object=4))
+    wanted = torch.tensor([[0.2, 0.2, 0.2, 0.2], [0.8, 0.8, 0.2, 0.2]])
+    boxes = torch.tensor([[[0.2, 0.2, 0.2, 0.2]] * 4 + [[0.6, 0.6, 0.2, 0.2]]])  # most are better for the first
+    logits = torch.zeros(1, 5, 3)
+    output = make_output(logits, boxes, enc_logits=logits, enc_boxes=boxes)
+    losses = criterion(output, [Target(torch.tensor([1, 2]), wanted)])
+    near_the_second = 2 * 0.2
+    second_to_first = 2 * 0.6
+    assert losses["loss_bbox_enc"] == pytest.approx(5 * (near_the_second + second_to_first) / (2 * 4))
+
+
+@pytest.mark.parametrize("num_boxes", [2.0, torch.tensor(2.0)])
+def test_an_image_without_objects_beside_one_with_several_proposals(num_boxes):
+    criterion = Criterion(DeformableDETRConfig(num_classes=3, proposals_per_object=2))
+    targets = [Target(torch.tensor([2]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]))]
+    targets.append(Target(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4)))
+    boxes = torch.tensor([[0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 0.4, 0.2]]).expand(2, 2, 4)
+    logits = torch.full((2, 2, 3), -12.0)
+    losses = criterion(make_output(logits, boxes, enc_logits=logits, enc_boxes=boxes), targets, num_boxes)
+    assert losses["loss_bbox_enc"] == pytest.approx(5 * 0.2 / (2 * 2))
