@@ -71,7 +71,7 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             "a run is resumed on the same data"
         )
     old, new = contents["optimizer"]["param_groups"], state.optimizer.param_groups
-    had, has = has_matrices(old), has_matrices(new)
+    had, has = muon_factor(old) > 0, muon_factor(new) > 0
     if had != has:
         advice = "leave out muon_factor=0 (--muon-factor 0)" if had else "muon_factor=0 (--muon-factor 0) does"
         raise CheckpointError(
@@ -88,11 +88,6 @@ def check_resumable(contents: dict[str, Any], state: TrainState) -> None:
             f"the run took {before} images a step, and would now take {state.images_per_step}: processes, batch_size "
             "and accumulate may change, but not their product"
         )
-
-
-def has_matrices(groups: list[dict[str, Any]]) -> bool:
-    """Whether an optimiser of these parameter `groups` leaves matrices to Muon."""
-    return any(group.get("orthogonal") for group in groups)
 
 
 def muon_factor(groups: list[dict[str, Any]]) -> float:
